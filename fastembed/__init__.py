@@ -1,0 +1,45 @@
+"""fastembed: embedding tables for the CPU.
+
+The public names and nothing else; see the README. May import: everything. Do not break: importing this package starts
+no thread, sets no environment variable, and imports no framework.
+"""
+
+from pathlib import Path as _Path
+
+if (_Path(__file__).parent / "late_interaction").exists():
+    # The files of another distribution lie among ours; whichever was installed last owns this very file.
+    raise ImportError(
+        "The distribution 'fastembed' (text embedding models, by Qdrant) is installed in the same folder as "
+        "'fastembed-cython', and both are called `fastembed` in Python. Keep them in separate environments, or remove "
+        "the other one: pip uninstall fastembed && pip install --force-reinstall --no-deps fastembed-cython"
+    )
+
+from fastembed import initializers, ops, optimizers, saving, serialization
+from fastembed._config import show_config
+from fastembed._version import __version__
+from fastembed.initializers import set_random_seed
+from fastembed.layers import Embedding, EmbeddingBag
+from fastembed.ragged import Ragged
+from fastembed.saving import load
+from fastembed.slices import IndexedSlices
+from fastembed.table import Table
+from fastembed.threads import get_num_threads, set_num_threads
+
+__all__ = [
+    "Embedding",
+    "EmbeddingBag",
+    "IndexedSlices",
+    "Ragged",
+    "Table",
+    "__version__",
+    "get_num_threads",
+    "initializers",
+    "load",
+    "ops",
+    "optimizers",
+    "saving",
+    "serialization",
+    "set_num_threads",
+    "set_random_seed",
+    "show_config",
+]

@@ -1,0 +1,1056 @@
+# cython: language_level=3, embedsignature=False
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, freethreading_compatible=True
+"""The drivers: loops over blocks of ids, split among OpenMP threads. Arithmetic on rows is in _rows/.
+
+May import: nothing of the package; only ops.py calls this module, with arrays it has checked. Do not break: a driver
+never reads or writes outside its arrays whatever the ids and row splits hold (they may change under our feet), it
+reports a bad id by its return value, and no result depends on the number of threads.
+
+The way of an id: it becomes a pointer to its row, a block of pointers goes to a row function. The way of a gradient:
+`Groups` sorts keys (row, part) once; `update` and `reduce` walk runs of equal rows, sum the parts of a run in a
+fixed order, and hand blocks of rows to an optimizer step. A part is what one id adds to the gradient of its row:
+the upstream gradient of the id's bag, times the id's weight, times a factor of the bag.
+"""
+from cython.parallel cimport parallel, threadid
+from libc.math cimport sqrt
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+
+cdef extern from "_rows/rows.h" nogil:
+    enum: FE_AHEAD
+    enum: FE_STORE
+    ctypedef struct fe_hyper:
+        float learning_rate
+        float momentum
+        float beta_1
+        float beta_2
+        float epsilon
+    ctypedef void fe_step(float **rows, float **states, const float **grads, size_t n, size_t d, const fe_hyper *hyper) noexcept nogil
+    ctypedef struct fe_rows:
+        const char *isa
+        void (*copy)(const float **rows, size_t n, size_t d, float *out, int stream) noexcept nogil
+        void (*sum)(const float **rows, const float *w, size_t n, size_t d, float *out, int add) noexcept nogil
+        void (*sum_where)(const float **rows, const int32_t **args, const int32_t *index, const float *w,
+                       size_t n, size_t d, float *out, int add) noexcept nogil
+        void (*max)(const float **rows, const float *w, size_t n, size_t d, float *out, int32_t *arg, int32_t first, int add) noexcept nogil
+        void (*scale)(float *x, float factor, size_t d) noexcept nogil
+        float (*dot)(const float *x, const float *y, size_t d) noexcept nogil
+        void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high) noexcept nogil
+        void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high) noexcept nogil
+        fe_step **step
+    const fe_rows *fe_rows_select(const char *isa)
+    void fe_prefetch(const void *p, size_t num_bytes)
+
+cdef extern from "_rows/parallel.h" nogil:
+    enum: FE_OPENMP
+    void fe_barrier()
+    int fe_team_size()
+    int64_t fe_next(int64_t *counter)
+    void fe_raise(int *flag)
+
+ctypedef fused id_t:
+    int32_t
+    int64_t
+
+cdef enum:
+    WINDOW = 1024         # ids turned into pointers at a time
+    CHUNK = 512           # parts of a row that are summed one after the other; then the sums of chunks are
+    HOT = 8 * CHUNK       # a row with so many parts is summed by all threads together
+    BATCH = 16            # rows of an update between prefetch and step
+    BLOCK = 512           # keys of an update that a thread takes at a time
+    BAGS = 64             # bags, or more if they are small, that a thread takes at a time
+    STREAM = 4 << 20      # bytes from which a gathered array is stored past the caches
+
+SUM, MEAN, SQRTN, MAX = 0, 1, 2, 3
+cdef enum:
+    _SUM = 0
+    _MEAN = 1
+    _SQRTN = 2
+    _MAX = 3
+
+STEPS = ("store", "sgd", "momentum", "nesterov", "adagrad", "rowwise_adagrad", "adam")
+OPENMP = FE_OPENMP
+
+cdef const fe_rows *rows_of_isa = NULL
+
+
+def select_isa(str isa):
+    """Use the row functions of `isa`; False where this build or processor lacks them."""
+    global rows_of_isa
+    name = isa.encode()
+    cdef const fe_rows *found = fe_rows_select(name)
+    if found == NULL:
+        return False
+    rows_of_isa = found
+    return True
+
+
+def has_isa(str isa):
+    """True if this build and processor can use `isa`."""
+    name = isa.encode()
+    return fe_rows_select(name) != NULL
+
+
+# ---- ids ---------------------------------------------------------------------------------------------------------
+
+cdef struct Ids:
+    const int32_t *narrow     # one of the two is NULL
+    const int64_t *wide
+    int64_t n
+    int64_t padding           # this id is passed over; -1: none
+
+
+cdef Ids make_ids(const id_t[::1] ids_n, int64_t padding) noexcept:
+    cdef Ids ids
+    ids.narrow = NULL
+    ids.wide = NULL
+    ids.n = ids_n.shape[0]
+    ids.padding = padding
+    if ids.n:
+        if id_t is int32_t:
+            ids.narrow = &ids_n[0]
+        else:
+            ids.wide = &ids_n[0]
+    return ids
+
+
+cdef inline int64_t id_at(const Ids *ids, int64_t i) noexcept nogil:
+    return ids.wide[i] if ids.wide != NULL else ids.narrow[i]
+
+
+cdef inline int64_t bag_of(const int64_t *splits, int64_t bags, int64_t position) noexcept nogil:
+    """The last bag that starts at or before `position`."""
+    cdef int64_t low = 0, high = bags, middle
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if splits[middle] <= position:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def check_ids(const id_t[::1] ids_n not None, int64_t v):
+    """True if every id is a row of 0..v."""
+    cdef Ids ids = make_ids(ids_n, -1)
+    cdef int64_t i
+    cdef bint good = True
+    with nogil:
+        for i in range(ids.n):
+            good &= <uint64_t>id_at(&ids, i) < <uint64_t>v
+    return good
+
+
+# ---- gather and pool -----------------------------------------------------------------------------------------------
+
+cdef struct Look:
+    const fe_rows *rows
+    Ids ids
+    const float *table
+    int64_t v
+    int64_t d
+    const int64_t *splits     # b + 1, or NULL: every id is a bag
+    int64_t bags
+    const float *weights      # NULL: ones
+    const float *upstream     # weights_gradient only
+    int combiner
+    float *out
+    int32_t *arg              # pool by maximum only: position in the bag, or NULL
+    int64_t step              # bags (or ids) a thread takes at a time
+    int64_t next
+    int bad
+
+
+cdef inline void point(Look *look, int64_t start, int64_t count, const float **pointers) noexcept nogil:
+    """Pointers to the rows of ids start .. start + count, and FE_AHEAD more to prefetch."""
+    cdef int64_t i, row
+    cdef int64_t end = start + count + FE_AHEAD if start + count + FE_AHEAD < look.ids.n else look.ids.n
+    for i in range(start, end):
+        row = id_at(&look.ids, i)
+        if <uint64_t>row >= <uint64_t>look.v:
+            fe_raise(&look.bad)
+            row = 0
+        pointers[i - start] = look.table + row * look.d
+    for i in range(end - start, count + FE_AHEAD):
+        pointers[i] = pointers[end - start - 1]
+
+
+cdef void gather_worker(Look *look) noexcept nogil:
+    cdef const float *pointers[WINDOW + FE_AHEAD]
+    cdef int64_t start, count
+    cdef bint stream = look.ids.n * look.d * 4 >= STREAM
+    while True:
+        start = fe_next(&look.next) * WINDOW
+        if start >= look.ids.n:
+            return
+        count = look.ids.n - start if look.ids.n - start < WINDOW else WINDOW
+        point(look, start, count, pointers)
+        look.rows.copy(pointers, count, look.d, look.out + start * look.d, stream)
+
+
+cdef inline double bag_factor(const Ids *ids, const float *weights, int combiner, int64_t start, int64_t end) noexcept nogil:
+    """What the sum of a bag is multiplied by: mean 1 / sum(w), sqrtn 1 / sqrt(sum(w^2)), nothing divided by zero."""
+    cdef int64_t i
+    cdef double total = 0
+    if combiner == _SUM or combiner == _MAX:
+        return 1
+    if weights == NULL and ids.padding < 0:
+        total = end - start
+    else:
+        for i in range(start, end):
+            if ids.padding >= 0 and id_at(ids, i) == ids.padding:
+                continue
+            if weights == NULL:
+                total += 1
+            else:
+                total += weights[i] if combiner == _MEAN else <double>weights[i] * weights[i]
+    if total == 0:
+        return 0
+    return 1 / total if combiner == _MEAN else 1 / sqrt(total)
+
+
+cdef void pool_worker(Look *look) noexcept nogil:
+    cdef const float *pointers[WINDOW + FE_AHEAD]
+    cdef int64_t first, bag, last, start, end, at, stop, run, low = 0, high = 0
+    cdef const float *weights
+    cdef float *out
+    cdef int32_t *arg
+    cdef int add
+    cdef double factor
+    while True:
+        first = fe_next(&look.next) * look.step
+        if first >= look.bags:
+            return
+        last = first + look.step if first + look.step < look.bags else look.bags
+        high = -1
+        for bag in range(first, last):
+            start = look.splits[bag]
+            end = look.splits[bag + 1]
+            if start < 0 or end < start or end > look.ids.n:
+                fe_raise(&look.bad)
+                return
+            out = look.out + bag * look.d
+            arg = look.arg + bag * look.d if look.arg != NULL else NULL
+            add = 0
+            at = start
+            while at < end:
+                if at >= high or high < 0:
+                    low = at
+                    high = low + WINDOW if low + WINDOW < look.ids.n else look.ids.n
+                    point(look, low, high - low, pointers)
+                stop = end if end < high else high
+                if look.ids.padding >= 0:
+                    while at < stop and id_at(&look.ids, at) == look.ids.padding:
+                        at += 1
+                    run = at
+                    while run < stop and id_at(&look.ids, run) != look.ids.padding:
+                        run += 1
+                    stop = run
+                if at < stop:
+                    weights = look.weights + at if look.weights != NULL else NULL
+                    if look.combiner == _MAX:
+                        look.rows.max(pointers + (at - low), weights, stop - at, look.d, out, arg,
+                                      <int32_t>(at - start), add)
+                    else:
+                        look.rows.sum(pointers + (at - low), weights, stop - at, look.d, out, add)
+                    add = 1
+                at = stop
+            if not add:
+                memset(out, 0, look.d * sizeof(float))
+                if arg != NULL:
+                    memset(arg, 0xff, look.d * sizeof(int32_t))
+            elif look.combiner == _MEAN or look.combiner == _SQRTN:
+                factor = bag_factor(&look.ids, look.weights, look.combiner, start, end)
+                if factor != 1:
+                    look.rows.scale(out, <float>factor, look.d)
+
+
+cdef Look make_look(const float[:, ::1] table_vd, Ids ids) noexcept:
+    cdef Look look
+    memset(&look, 0, sizeof(look))
+    look.rows = rows_of_isa
+    look.ids = ids
+    look.v = table_vd.shape[0]
+    look.d = table_vd.shape[1]
+    look.table = &table_vd[0, 0] if look.v and look.d else NULL
+    return look
+
+
+def gather(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None, float[:, ::1] out_nd not None,
+           int num_threads):
+    """out_nd[i] = table_vd[ids_n[i]]. Returns False if an id was bad (out_nd is then partly written)."""
+    cdef Look look = make_look(table_vd, make_ids(ids_n, -1))
+    if look.ids.n == 0 or look.d == 0:
+        return True
+    if look.v == 0:
+        return False
+    look.out = &out_nd[0, 0]
+    if num_threads <= 1:
+        with nogil:
+            gather_worker(&look)
+    else:
+        with nogil, parallel(num_threads=num_threads):
+            gather_worker(&look)
+    return not look.bad
+
+
+def pool(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None, const int64_t[::1] splits_b1 not None,
+         const float[::1] weights_n, int combiner, int64_t padding, float[:, ::1] out_bd not None, int32_t[:, ::1] arg_bd,
+         int num_threads):
+    """out_bd[b] = the combined rows of ids_n[splits_b1[b] : splits_b1[b + 1]]; arg_bd: for a maximum, which id of the
+    bag gave it (-1: the bag is empty). Returns False if an id or split was bad (out_bd is then partly written)."""
+    cdef Look look = make_look(table_vd, make_ids(ids_n, padding))
+    look.bags = splits_b1.shape[0] - 1
+    if look.bags <= 0 or look.d == 0:
+        return True
+    if look.v == 0 and look.ids.n:
+        return False
+    look.splits = &splits_b1[0]
+    look.weights = &weights_n[0] if weights_n is not None and look.ids.n else NULL
+    look.combiner = combiner
+    look.out = &out_bd[0, 0]
+    look.arg = &arg_bd[0, 0] if arg_bd is not None else NULL
+    look.step = BAGS if look.ids.n > WINDOW * 2 else look.bags
+    if look.ids.n < look.bags * 8:
+        look.step = BAGS * 16
+    if num_threads <= 1:
+        look.step = look.bags
+        with nogil:
+            pool_worker(&look)
+    else:
+        with nogil, parallel(num_threads=num_threads):
+            pool_worker(&look)
+    return not look.bad
+
+
+cdef void weights_gradient_worker(Look *look) noexcept nogil:
+    """d loss / d w[i]; with c the bag's factor and y its output, u its upstream gradient, r the row of id i:
+    sum u.r; mean c (u.r - u.y); sqrtn c u.r - c^2 w[i] u.y; max the u.r of the columns where i gave the maximum."""
+    cdef int64_t bag, first, last, i, j, start, end, row
+    cdef double factor, dot_out, dot_row
+    cdef const float *upstream
+    cdef const float *vector
+    while True:
+        first = fe_next(&look.next) * BAGS
+        if first >= look.bags:
+            return
+        last = first + BAGS if first + BAGS < look.bags else look.bags
+        for bag in range(first, last):
+            start = look.splits[bag]
+            end = look.splits[bag + 1]
+            if start < 0 or end < start or end > look.ids.n:
+                fe_raise(&look.bad)
+                return
+            upstream = look.upstream + bag * look.d
+            factor = bag_factor(&look.ids, look.weights, look.combiner, start, end)
+            dot_out = 0
+            for i in range(start, end):
+                look.out[i] = 0
+                row = id_at(&look.ids, i)
+                if row == look.ids.padding and row >= 0:
+                    continue
+                if <uint64_t>row >= <uint64_t>look.v:
+                    fe_raise(&look.bad)
+                    return
+                vector = look.table + row * look.d
+                if look.combiner == _MAX:
+                    dot_row = 0
+                    for j in range(look.d):
+                        if look.arg[bag * look.d + j] == i - start:
+                            dot_row += <double>upstream[j] * vector[j]
+                else:
+                    dot_row = look.rows.dot(upstream, vector, look.d)
+                dot_out += dot_row * (look.weights[i] if look.weights != NULL else 1)
+                look.out[i] = <float>dot_row
+            dot_out *= factor
+            if look.combiner == _MEAN or look.combiner == _SQRTN:
+                for i in range(start, end):
+                    if look.ids.padding >= 0 and id_at(&look.ids, i) == look.ids.padding:
+                        continue
+                    dot_row = look.out[i] * factor
+                    if look.combiner == _MEAN:
+                        look.out[i] = <float>(dot_row - factor * dot_out)
+                    else:
+                        look.out[i] = <float>(dot_row - factor * factor * dot_out
+                                              * (look.weights[i] if look.weights != NULL else 1))
+
+
+def weights_gradient(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None,
+                     const int64_t[::1] splits_b1 not None, const float[::1] weights_n, int combiner, int64_t padding,
+                     const float[:, ::1] upstream_bd not None, int32_t[:, ::1] arg_bd, float[::1] out_n not None,
+                     int num_threads):
+    """out_n[i] = the gradient of weights_n[i] in pool(). Returns False if an id or split was bad."""
+    cdef Look look = make_look(table_vd, make_ids(ids_n, padding))
+    look.bags = splits_b1.shape[0] - 1
+    if look.ids.n == 0 or look.bags <= 0 or look.d == 0:
+        return True
+    if look.v == 0:
+        return False
+    look.splits = &splits_b1[0]
+    look.weights = &weights_n[0] if weights_n is not None else NULL
+    look.combiner = combiner
+    look.upstream = &upstream_bd[0, 0]
+    look.arg = &arg_bd[0, 0] if arg_bd is not None else NULL
+    look.out = &out_n[0]
+    if num_threads <= 1:
+        with nogil:
+            weights_gradient_worker(&look)
+    else:
+        with nogil, parallel(num_threads=num_threads):
+            weights_gradient_worker(&look)
+    return not look.bad
+
+
+# ---- grouping ------------------------------------------------------------------------------------------------------
+
+cdef struct Sort:
+    Ids ids
+    int64_t v
+    const int64_t *splits     # NULL: every id is a bag
+    int64_t bags
+    const float *weights
+    int combiner
+    bint by_position          # a part is named by its position, not by its bag
+    int part_bits
+    int digit_bits
+    int passes
+    uint64_t *keys            # sorted at the end
+    uint64_t *other
+    uint32_t *counts          # a histogram for each thread
+    int64_t *bag_n            # by_position only: the bag of each position
+    float *factor_b           # mean and sqrtn only
+    int64_t kept              # ids that are not padding
+    int bad
+
+
+cdef inline int64_t share(int64_t n, int64_t t, int64_t threads) noexcept nogil:
+    return n // threads * t + (n % threads) * t // threads
+
+
+cdef void starts_of(Sort *sort, int me, int threads, uint32_t *starts) noexcept nogil:
+    """starts[digit] = where thread `me` puts its first key with this digit: a stable counting sort."""
+    cdef int64_t radix = <int64_t>1 << sort.digit_bits, digit
+    cdef uint32_t at = 0
+    cdef int t
+    for digit in range(radix):
+        for t in range(threads):
+            if t == me:
+                starts[digit] = at
+            at += sort.counts[t * 2 * radix + digit]
+    if me == 0:
+        sort.kept = at
+
+
+cdef void sort_worker(Sort *sort, int me) noexcept nogil:
+    cdef int threads = fe_team_size()
+    cdef int64_t radix = <int64_t>1 << sort.digit_bits
+    cdef uint64_t mask = radix - 1, key, part
+    cdef uint32_t *counts = sort.counts + me * 2 * radix
+    cdef uint32_t *starts = counts + radix
+    cdef uint64_t *keys
+    cdef uint64_t *other
+    cdef int64_t n = sort.ids.n, i, row, bag, low, high
+    cdef int pass_, shift
+
+    if sort.factor_b != NULL:
+        for bag in range(share(sort.bags, me, threads), share(sort.bags, me + 1, threads)):
+            low = sort.splits[bag]
+            high = sort.splits[bag + 1]
+            if low < 0 or high < low or high > n:
+                fe_raise(&sort.bad)
+            else:
+                sort.factor_b[bag] = <float>bag_factor(&sort.ids, sort.weights, sort.combiner, low, high)
+
+    low = share(n, me, threads)
+    high = share(n, me + 1, threads)
+    memset(counts, 0, radix * sizeof(uint32_t))
+    for i in range(low, high):
+        row = id_at(&sort.ids, i)
+        if <uint64_t>row >= <uint64_t>sort.v:
+            fe_raise(&sort.bad)
+        elif row != sort.ids.padding:
+            counts[<uint64_t>row & mask] += 1
+    fe_barrier()
+    if sort.bad:
+        return
+
+    # The first pass makes the keys on its way. An id that changed since it was counted may not leave the array.
+    starts_of(sort, me, threads, starts)
+    bag = bag_of(sort.splits, sort.bags, low) if sort.splits != NULL else 0
+    for i in range(low, high):
+        row = id_at(&sort.ids, i)
+        if sort.splits == NULL:
+            part = i
+        else:
+            while bag + 1 < sort.bags and sort.splits[bag + 1] <= i:
+                bag += 1
+            part = i if sort.by_position else bag
+        if sort.bag_n != NULL:
+            sort.bag_n[i] = bag
+        if row == sort.ids.padding:
+            continue
+        key = <uint64_t>row & mask
+        if <uint64_t>row >= <uint64_t>sort.v or starts[key] >= n:
+            fe_raise(&sort.bad)
+        else:
+            sort.keys[starts[key]] = (<uint64_t>row << sort.part_bits) | part
+            starts[key] += 1
+    fe_barrier()
+
+    keys = sort.keys
+    other = sort.other
+    low = share(sort.kept, me, threads)
+    high = share(sort.kept, me + 1, threads)
+    for pass_ in range(1, sort.passes):
+        shift = sort.part_bits + pass_ * sort.digit_bits
+        memset(counts, 0, radix * sizeof(uint32_t))
+        for i in range(low, high):
+            counts[(keys[i] >> shift) & mask] += 1
+        fe_barrier()
+        starts_of(sort, me, threads, starts)
+        for i in range(low, high):
+            key = (keys[i] >> shift) & mask
+            other[starts[key]] = keys[i]
+            starts[key] += 1
+        fe_barrier()
+        keys, other = other, keys
+
+
+cdef inline int bits_for(uint64_t count) noexcept nogil:
+    """Bits that hold every number below `count`."""
+    cdef int bits = 0
+    while bits < 64 and count > (<uint64_t>1 << bits):
+        bits += 1
+    return bits
+
+
+cdef class Groups:
+    """The parts of a gradient, sorted by row: keys (row << part_bits | part). Parts of a row keep their order."""
+    cdef Sort sort
+    cdef uint64_t *memory
+    cdef const int64_t[::1] splits_b1    # keeps alive what sort.splits points to
+    cdef readonly int64_t num_rows
+    cdef readonly Py_ssize_t unique      # rows that occur; -1: not counted yet
+
+    def __cinit__(self):
+        self.memory = NULL
+        self.unique = -1
+        memset(&self.sort, 0, sizeof(self.sort))
+
+    def __dealloc__(self):
+        free(self.memory)
+        free(self.sort.bag_n)
+        free(self.sort.factor_b)
+
+    @property
+    def num_parts(self):
+        """Ids that are not padding."""
+        return self.sort.kept
+
+
+def group(const id_t[::1] ids_n not None, const int64_t[::1] splits_b1, const float[::1] weights_n, int combiner,
+          int64_t padding, int64_t v, int64_t bags, int num_threads):
+    """Groups of the ids by row; None if an id or split was bad.
+
+    splits_b1 None: every id is a bag. Raises ValueError where a key does not fit 64 bits, or 2^32 ids are passed.
+    """
+    cdef Groups groups = Groups()
+    cdef Sort *sort = &groups.sort
+    cdef int row_bits, most
+    sort.ids = make_ids(ids_n, padding)
+    sort.v = v
+    sort.bags = bags
+    sort.combiner = combiner
+    groups.splits_b1 = splits_b1
+    sort.splits = &splits_b1[0] if splits_b1 is not None else NULL
+    sort.weights = &weights_n[0] if weights_n is not None and sort.ids.n else NULL
+    sort.by_position = sort.splits != NULL and (sort.weights != NULL or combiner == _MAX)
+    sort.part_bits = bits_for(sort.ids.n if sort.by_position or sort.splits == NULL else bags)
+    row_bits = max(1, bits_for(v))
+    if sort.ids.n >> 32 or row_bits + sort.part_bits > 64:
+        raise ValueError(f"too many ids or rows for one update: {sort.ids.n} ids, {v} rows. Split the batch.")
+    groups.num_rows = v
+    if sort.ids.n == 0:
+        return groups
+    if bags <= 0 and sort.splits != NULL:
+        return None
+    most = 6 if sort.ids.n < 1024 else 8 if sort.ids.n < 1 << 14 else 12
+    sort.passes = (row_bits + most - 1) // most
+    sort.digit_bits = (row_bits + sort.passes - 1) // sort.passes
+    groups.memory = <uint64_t *>malloc(2 * sort.ids.n * sizeof(uint64_t))
+    sort.counts = <uint32_t *>malloc((num_threads * sizeof(uint32_t) * 2) << sort.digit_bits)
+    if sort.by_position:
+        sort.bag_n = <int64_t *>malloc(sort.ids.n * sizeof(int64_t))
+    if sort.splits != NULL and (combiner == _MEAN or combiner == _SQRTN):
+        sort.factor_b = <float *>malloc(bags * sizeof(float))
+    if (groups.memory == NULL or sort.counts == NULL or (sort.by_position and sort.bag_n == NULL)
+            or (sort.factor_b == NULL and sort.splits != NULL and (combiner == _MEAN or combiner == _SQRTN))):
+        free(sort.counts)
+        raise MemoryError(f"no memory to group {sort.ids.n} ids")
+    sort.keys = groups.memory
+    sort.other = groups.memory + sort.ids.n
+    if num_threads <= 1:
+        with nogil:
+            sort_worker(sort, 0)
+    else:
+        with nogil, parallel(num_threads=num_threads):
+            sort_worker(sort, threadid())
+    free(sort.counts)
+    sort.counts = NULL
+    if sort.passes % 2 == 0:
+        sort.keys, sort.other = sort.other, sort.keys
+    return None if sort.bad else groups
+
+
+# ---- update --------------------------------------------------------------------------------------------------------
+
+cdef struct Update:
+    const fe_rows *rows
+    Sort *sort
+    const float *upstream
+    int64_t bags
+    int64_t d
+    const float *weights
+    const int32_t *arg            # a maximum: which id of the bag gave it
+    float *table
+    float *state
+    int64_t state_width
+    fe_step *step
+    fe_hyper hyper
+    # "store" only: rows are put one after the other, their numbers into unique_rows
+    int64_t *unique_rows
+    int64_t *unique_before        # for each block: the rows that begin before it
+    # rows with very many parts
+    int64_t hot
+    int64_t *hot_begin            # first key of the row
+    int64_t *hot_end
+    int64_t *hot_chunks           # chunks of the hot rows before this one; hot + 1 numbers
+    float *hot_sums               # the sum of each chunk
+    int64_t next_chunk
+    int64_t next_block
+    # for each thread: BATCH sums and one more
+    float *scratch
+
+
+cdef struct Parts:                # a block of parts, ready for a row function
+    const float *rows[CHUNK + FE_AHEAD]
+    const int32_t *args[CHUNK]
+    int32_t index[CHUNK]
+    float factors[CHUNK]
+
+
+cdef inline int64_t row_at(const Update *u, int64_t k) noexcept nogil:
+    return <int64_t>(u.sort.keys[k] >> u.sort.part_bits) if u.sort.part_bits < 64 else 0
+
+
+cdef void load_parts(const Update *u, int64_t first, int64_t count, Parts *parts) noexcept nogil:
+    cdef uint64_t mask = (<uint64_t>1 << u.sort.part_bits) - 1
+    cdef int64_t i, part, bag
+    for i in range(count):
+        part = <int64_t>(u.sort.keys[first + i] & mask)
+        bag = u.sort.bag_n[part] if u.sort.bag_n != NULL else part
+        parts.rows[i] = u.upstream + bag * u.d
+        if u.arg != NULL:
+            parts.args[i] = u.arg + bag * u.d
+            parts.index[i] = <int32_t>(part - u.sort.splits[bag])
+        if u.weights != NULL:
+            parts.factors[i] = u.weights[part]
+            if u.sort.factor_b != NULL:
+                parts.factors[i] *= u.sort.factor_b[bag]
+        elif u.sort.factor_b != NULL:
+            parts.factors[i] = u.sort.factor_b[bag]
+    for i in range(count, count + FE_AHEAD):
+        parts.rows[i] = parts.rows[count - 1]
+
+
+cdef inline void sum_parts(const Update *u, Parts *parts, int64_t first, int64_t count, float *out) noexcept nogil:
+    cdef const float *factors = NULL
+    if u.weights != NULL or u.sort.factor_b != NULL:
+        factors = parts.factors + first
+    if u.arg != NULL:
+        u.rows.sum_where(parts.rows + first, parts.args + first, parts.index + first, factors, count, u.d, out, 0)
+    else:
+        u.rows.sum(parts.rows + first, factors, count, u.d, out, 0)
+
+
+cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, float *out, float *spare) noexcept nogil:
+    """The sum of more than CHUNK parts: of the sums of its chunks, in order."""
+    cdef const float *one[1 + FE_AHEAD]
+    cdef int64_t at, h, i, count
+    cdef const float *ready = NULL
+    for h in range(u.hot):
+        if u.hot_begin[h] == begin:
+            ready = u.hot_sums + u.hot_chunks[h] * u.d
+    at = begin
+    while at < end:
+        count = CHUNK if end - at > CHUNK else end - at
+        for i in range(1 + FE_AHEAD):
+            one[i] = ready if ready != NULL else spare
+        if ready != NULL:
+            ready += u.d
+        else:
+            load_parts(u, at, count, parts)
+            sum_parts(u, parts, 0, count, spare)
+        u.rows.sum(one, NULL, 1, u.d, out, at > begin)
+        at += count
+
+
+cdef inline int64_t end_of_run(const Update *u, int64_t begin) noexcept nogil:
+    """One past the last key of the row of key `begin`."""
+    cdef int64_t row = row_at(u, begin), n = u.sort.kept, low = begin, high = begin + 1, stride = 1
+    while high < n and row_at(u, high) == row:
+        low = high
+        stride *= 2
+        high = low + stride if low + stride < n else n
+        if high == n:
+            break
+    while low + 1 < high:                 # row_at(low) == row; high is n or another row
+        stride = (low + high) // 2
+        if row_at(u, stride) == row:
+            low = stride
+        else:
+            high = stride
+    return low + 1
+
+
+cdef void update_block(Update *u, int64_t block, Parts *parts, float *scratch) noexcept nogil:
+    """Steps the rows whose first key is in this block, BATCH at a time: prefetch the rows, sum their parts, step."""
+    cdef float *rows[BATCH]
+    cdef float *states[BATCH]
+    cdef const float *grads[BATCH]
+    cdef int64_t begins[BATCH + 1]
+    cdef int64_t at = block * BLOCK, stop, m, i, row, end, loaded, unique = 0
+    cdef bint plain = u.weights == NULL and u.sort.factor_b == NULL and u.arg == NULL
+    stop = at + BLOCK if at + BLOCK < u.sort.kept else u.sort.kept
+    if at and row_at(u, at) == row_at(u, at - 1):
+        at = end_of_run(u, at)
+    if u.unique_rows != NULL:
+        unique = u.unique_before[block]
+    while at < stop:
+        m = 0
+        begins[0] = at
+        while m < BATCH and at < stop:
+            end = end_of_run(u, at)
+            if m and end - begins[0] > CHUNK:
+                break
+            row = row_at(u, at)
+            if u.unique_rows != NULL:
+                u.unique_rows[unique] = row
+                rows[m] = u.table + unique * u.d
+                unique += 1
+            else:
+                rows[m] = u.table + row * u.d
+                fe_prefetch(rows[m], u.d * sizeof(float))
+            states[m] = NULL
+            if u.state_width:
+                states[m] = u.state + row * u.state_width
+                fe_prefetch(states[m], u.state_width * sizeof(float))
+            m += 1
+            at = end
+            begins[m] = at
+        if begins[m] - begins[0] > CHUNK:
+            sum_long_run(u, begins[0], begins[1], parts, scratch, scratch + u.d)
+            grads[0] = scratch
+        else:
+            load_parts(u, begins[0], begins[m] - begins[0], parts)
+            for i in range(m):
+                loaded = begins[i] - begins[0]
+                if plain and begins[i + 1] - begins[i] == 1:
+                    grads[i] = parts.rows[loaded]
+                else:
+                    grads[i] = scratch + i * u.d
+                    sum_parts(u, parts, loaded, begins[i + 1] - begins[i], scratch + i * u.d)
+        u.step(rows, states, grads, m, u.d, &u.hyper)
+
+
+cdef void update_worker(Update *u, int me) noexcept nogil:
+    cdef Parts parts
+    cdef float *scratch = u.scratch + me * (BATCH + 1) * u.d
+    cdef int64_t chunk, h, first, end, block
+    while u.hot:
+        chunk = fe_next(&u.next_chunk)
+        if chunk >= u.hot_chunks[u.hot]:
+            break
+        h = 0
+        while u.hot_chunks[h + 1] <= chunk:
+            h += 1
+        first = u.hot_begin[h] + (chunk - u.hot_chunks[h]) * CHUNK
+        end = first + CHUNK if first + CHUNK < u.hot_end[h] else u.hot_end[h]
+        load_parts(u, first, end - first, &parts)
+        sum_parts(u, &parts, 0, end - first, u.hot_sums + chunk * u.d)
+    if u.hot:
+        fe_barrier()
+    while True:
+        block = fe_next(&u.next_block)
+        if block * BLOCK >= u.sort.kept:
+            return
+        update_block(u, block, &parts, scratch)
+
+
+cdef int find_hot(Update *u) except -1:
+    """Rows of HOT parts or more: such a run holds two neighbours of every HOT / 2-th key."""
+    cdef int64_t at = 0, n = u.sort.kept, most = n // HOT, begin, end, chunks = 0
+    if most == 0:
+        return 0
+    u.hot_begin = <int64_t *>malloc((3 * most + 1) * sizeof(int64_t))
+    if u.hot_begin == NULL:
+        raise MemoryError("no memory for the list of frequent rows")
+    u.hot_end = u.hot_begin + most
+    u.hot_chunks = u.hot_end + most
+    u.hot_chunks[0] = 0
+    while at + HOT // 2 < n:
+        if row_at(u, at) != row_at(u, at + HOT // 2):
+            at += HOT // 2
+            continue
+        begin = at
+        while begin > 0 and row_at(u, begin - 1) == row_at(u, at):
+            begin -= 1
+        end = end_of_run(u, at)
+        if end - begin >= HOT:
+            u.hot_begin[u.hot] = begin
+            u.hot_end[u.hot] = end
+            chunks += (end - begin + CHUNK - 1) // CHUNK
+            u.hot += 1
+            u.hot_chunks[u.hot] = chunks
+        at = end
+    if chunks:
+        u.hot_sums = <float *>malloc(chunks * u.d * sizeof(float))
+        if u.hot_sums == NULL:
+            raise MemoryError("no memory for the sums of frequent rows")
+    return 0
+
+
+cdef int run_update(Update *u, int num_threads) except -1:
+    try:
+        u.scratch = <float *>malloc(num_threads * (BATCH + 1) * u.d * sizeof(float))
+        if u.scratch == NULL:
+            raise MemoryError("no memory for the sums of an update")
+        find_hot(u)
+        if num_threads <= 1:
+            with nogil:
+                update_worker(u, 0)
+        else:
+            with nogil, parallel(num_threads=num_threads):
+                update_worker(u, threadid())
+    finally:
+        free(u.scratch)
+        free(u.hot_begin)
+        free(u.hot_sums)
+    return 0
+
+
+cdef Update make_update(Groups groups, const float[:, ::1] upstream_bd, const float[::1] weights_n,
+                        const int32_t[:, ::1] arg_bd) except *:
+    """The arrays must be those that `groups` was made for: their lengths are checked again here."""
+    cdef Update u
+    memset(&u, 0, sizeof(u))
+    u.rows = rows_of_isa
+    u.sort = &groups.sort
+    u.d = upstream_bd.shape[1]
+    u.bags = upstream_bd.shape[0]
+    if u.bags < (groups.sort.bags if groups.sort.splits != NULL else groups.sort.ids.n):
+        raise ValueError("`upstream` has fewer rows than the groups were made for")
+    if groups.sort.kept and u.d:
+        u.upstream = &upstream_bd[0, 0]
+        if weights_n is not None:
+            if weights_n.shape[0] < groups.sort.ids.n:
+                raise ValueError("`weights` is shorter than the ids of the groups")
+            u.weights = &weights_n[0]
+        if arg_bd is not None:
+            if arg_bd.shape[0] < u.bags or arg_bd.shape[1] != u.d or groups.sort.bag_n == NULL:
+                raise ValueError("`argmax` has another shape than `upstream`")
+            u.arg = &arg_bd[0, 0]
+    return u
+
+
+cdef struct Dense:
+    float *table
+    float *state
+    const float *grads
+    int64_t v
+    int64_t d
+    int64_t state_width
+    fe_step *step
+    fe_hyper hyper
+    int64_t next
+
+
+cdef void dense_worker(Dense *dense) noexcept nogil:
+    cdef float *rows[BLOCK]
+    cdef float *states[BLOCK]
+    cdef const float *grads[BLOCK]
+    cdef int64_t first, count, i
+    while True:
+        first = fe_next(&dense.next) * BLOCK
+        if first >= dense.v:
+            return
+        count = BLOCK if dense.v - first > BLOCK else dense.v - first
+        for i in range(count):
+            rows[i] = dense.table + (first + i) * dense.d
+            states[i] = dense.state + (first + i) * dense.state_width
+            grads[i] = dense.grads + (first + i) * dense.d
+        dense.step(rows, states, grads, count, dense.d, &dense.hyper)
+
+
+def update(Groups groups not None, const float[:, ::1] upstream_bd not None, const float[::1] weights_n,
+           const int32_t[:, ::1] arg_bd, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step,
+           hyper not None, int num_threads):
+    """table_vd[row], state_vs[row] = step(table_vd[row], state_vs[row], sum of the parts of row), for all rows of
+    `groups`; hyper: the five numbers of fe_hyper, in order."""
+    cdef Update u = make_update(groups, upstream_bd, weights_n, arg_bd)
+    if table_vd.shape[0] < groups.num_rows or table_vd.shape[1] != u.d:
+        raise ValueError("`table` has another shape than the groups were made for")
+    if u.upstream == NULL:
+        return
+    u.table = &table_vd[0, 0]
+    if state_vs is not None:
+        if state_vs.shape[0] < groups.num_rows:
+            raise ValueError("`state` has fewer rows than the table")
+        u.state = &state_vs[0, 0]
+        u.state_width = state_vs.shape[1]
+    u.step = u.rows.step[step]
+    (u.hyper.learning_rate, u.hyper.momentum, u.hyper.beta_1, u.hyper.beta_2, u.hyper.epsilon) = hyper
+    run_update(&u, num_threads)
+
+
+def update_dense(const float[:, ::1] grads_vd not None, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step,
+                 hyper not None, int num_threads):
+    """As update, for a gradient that has every row."""
+    cdef Dense dense
+    memset(&dense, 0, sizeof(dense))
+    dense.v = table_vd.shape[0]
+    dense.d = table_vd.shape[1]
+    if grads_vd.shape[0] != dense.v or grads_vd.shape[1] != dense.d:
+        raise ValueError("the gradient has another shape than the table")
+    if dense.v == 0 or dense.d == 0:
+        return
+    dense.table = &table_vd[0, 0]
+    dense.grads = &grads_vd[0, 0]
+    if state_vs is not None:
+        if state_vs.shape[0] < dense.v:
+            raise ValueError("`state` has fewer rows than the table")
+        dense.state = &state_vs[0, 0]
+        dense.state_width = state_vs.shape[1]
+    dense.step = rows_of_isa.step[step]
+    (dense.hyper.learning_rate, dense.hyper.momentum, dense.hyper.beta_1, dense.hyper.beta_2, dense.hyper.epsilon) = hyper
+    if num_threads <= 1:
+        with nogil:
+            dense_worker(&dense)
+    else:
+        with nogil, parallel(num_threads=num_threads):
+            dense_worker(&dense)
+
+
+def count_unique(Groups groups not None):
+    """The number of rows that occur in the groups."""
+    cdef Update u
+    cdef int64_t at = 0, unique = 0
+    if groups.unique < 0:
+        u.sort = &groups.sort
+        while at < groups.sort.kept:
+            at = end_of_run(&u, at)
+            unique += 1
+        groups.unique = unique
+    return groups.unique
+
+
+def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, const float[::1] weights_n,
+           const int32_t[:, ::1] arg_bd, int64_t[::1] rows_u not None, float[:, ::1] values_ud not None, int num_threads):
+    """rows_u = the rows that occur, rising; values_ud[i] = the sum of the parts of rows_u[i]."""
+    cdef Update u = make_update(groups, upstream_bd, weights_n, arg_bd)
+    cdef int64_t at = 0, unique = 0, block, blocks = groups.sort.kept // BLOCK + 1
+    if rows_u.shape[0] != count_unique(groups) or values_ud.shape[0] != rows_u.shape[0] or values_ud.shape[1] != u.d:
+        raise ValueError("`rows_u` or `values_ud` has the wrong shape")
+    if u.upstream == NULL:
+        return
+    u.unique_before = <int64_t *>calloc(blocks, sizeof(int64_t))
+    if u.unique_before == NULL:
+        raise MemoryError("no memory to number the rows")
+    try:
+        block = 0
+        while at < groups.sort.kept:
+            while block * BLOCK <= at:
+                u.unique_before[block] = unique
+                block += 1
+            at = end_of_run(&u, at)
+            unique += 1
+        while block < blocks:
+            u.unique_before[block] = unique
+            block += 1
+        u.unique_rows = &rows_u[0]
+        u.table = &values_ud[0, 0]
+        u.step = u.rows.step[FE_STORE]
+        run_update(&u, num_threads)
+    finally:
+        free(u.unique_before)
+
+
+# ---- every row -----------------------------------------------------------------------------------------------------
+
+cdef struct Fill:
+    const fe_rows *rows
+    float *out
+    int64_t n
+    int64_t d
+    uint64_t row
+    uint64_t seed
+    float a
+    float b
+    int kind
+    const float *values
+    int64_t step
+    int64_t next
+
+cdef enum:
+    _UNIFORM = 0
+    _NORMAL = 1
+    _ROW = 2
+UNIFORM, NORMAL, ROW = 0, 1, 2
+
+
+cdef void fill_worker(Fill *fill) noexcept nogil:
+    cdef const float *pointers[1 + FE_AHEAD]
+    cdef int64_t first, count, i
+    for i in range(1 + FE_AHEAD):
+        pointers[i] = fill.values
+    while True:
+        first = fe_next(&fill.next) * fill.step
+        if first >= fill.n:
+            return
+        count = fill.step if fill.n - first > fill.step else fill.n - first
+        if fill.kind == _UNIFORM:
+            fill.rows.uniform(fill.out + first * fill.d, fill.row + first, count, fill.d, fill.seed, fill.a, fill.b)
+        elif fill.kind == _NORMAL:
+            fill.rows.normal(fill.out + first * fill.d, fill.row + first, count, fill.d, fill.seed, fill.a, fill.b)
+        else:
+            for i in range(first, first + count):
+                fill.rows.copy(pointers, 1, fill.d, fill.out + i * fill.d, 0)
+
+
+def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float a, float b, uint64_t seed,
+         uint64_t first_row, int num_threads):
+    """Every row of out_vd: UNIFORM in [a, b), NORMAL with mean a and standard deviation b, or ROW a copy of values."""
+    cdef Fill fill
+    fill.rows = rows_of_isa
+    fill.n = out_vd.shape[0]
+    fill.d = out_vd.shape[1]
+    if fill.n == 0 or fill.d == 0:
+        return
+    if kind == _ROW and (values is None or values.shape[0] != fill.d):
+        raise ValueError("`values` must be one row")
+    fill.out = &out_vd[0, 0]
+    fill.kind = kind
+    fill.values = &values[0] if values is not None else NULL
+    fill.a = a
+    fill.b = b
+    fill.seed = seed
+    fill.row = first_row
+    fill.next = 0
+    fill.step = max(1, (<int64_t>1 << 19) // fill.d)      # 2 MiB: a huge page is touched by one thread
+    if num_threads <= 1:
+        with nogil:
+            fill_worker(&fill)
+    else:
+        with nogil, parallel(num_threads=num_threads):
+            fill_worker(&fill)

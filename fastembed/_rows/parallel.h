@@ -1,0 +1,44 @@
+/* parallel.h: the few words of OpenMP and atomics that Cython does not have. Without OpenMP everything runs on one
+ * thread. May include: nothing else of the package. */
+#ifndef FE_PARALLEL_H
+#define FE_PARALLEL_H
+
+#include <stdint.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+enum { FE_OPENMP = _OPENMP };
+/* Waits for the whole team; to be called by every thread of the enclosing parallel region. */
+static inline void fe_barrier(void)
+{
+#pragma omp barrier
+}
+static inline int fe_team_size(void) { return omp_get_num_threads(); }
+#else
+enum { FE_OPENMP = 0 };
+static inline void fe_barrier(void) {}
+static inline int fe_team_size(void) { return 1; }
+#endif
+
+/* Returns the number before: 0, 1, 2, ... each given to one caller. */
+static inline int64_t fe_next(int64_t *counter)
+{
+#if defined(__GNUC__)
+    return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+#else
+    extern long long _InterlockedExchangeAdd64(long long volatile *, long long);
+    return _InterlockedExchangeAdd64((long long volatile *)counter, 1);
+#endif
+}
+
+/* A flag that several threads may raise. */
+static inline void fe_raise(int *flag)
+{
+#if defined(__GNUC__)
+    __atomic_store_n(flag, 1, __ATOMIC_RELAXED);
+#else
+    *(int volatile *)flag = 1;
+#endif
+}
+
+#endif

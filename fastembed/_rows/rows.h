@@ -1,0 +1,88 @@
+/* rows.h: the contract between the drivers (_core.pyx) and the row functions (rows_impl.h).
+ *
+ * May include: nothing but the C library. Do not break: every function gives the same bits on every
+ * instruction set. So arithmetic goes element by element, sums across a row use 16 fixed lanes and a fixed
+ * tree, and nothing is contracted to a fused multiply-add.
+ *
+ * Words: a block is an array of pointers to rows of d elements. A row may start at any multiple of 4 bytes.
+ * Functions marked "ahead" prefetch rows[i + FE_AHEAD] while they work on rows[i]: the caller fills FE_AHEAD
+ * more pointers behind the block (any readable address).
+ *
+ * A set of row functions belongs to one instruction set and one storage dtype. Today the dtype is float32; a
+ * further dtype is a further set whose functions decode a row, call these bodies, and encode it.
+ */
+#ifndef FE_ROWS_H
+#define FE_ROWS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FE_AHEAD = 12 };
+
+/* What a step may read. Unused fields are 0. */
+typedef struct fe_hyper {
+    float learning_rate; /* Adam: the rate with both bias corrections already in it */
+    float momentum;
+    float beta_1;
+    float beta_2;
+    float epsilon;
+} fe_hyper;
+
+/* One optimizer step on a block of n rows; each row occurs once.
+ *     rows[i][0:d], states[i][...] <- step(rows[i], states[i], grads[i][0:d]) */
+typedef void fe_step(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d,
+                     const fe_hyper *hyper);
+
+/* The order is the order of STEPS in _core.pyx. */
+enum { FE_STORE, FE_SGD, FE_MOMENTUM, FE_NESTEROV, FE_ADAGRAD, FE_ROWWISE_ADAGRAD, FE_ADAM, FE_STEPS };
+
+typedef struct fe_rows {
+    const char *isa;
+
+    /* out[i * d + j] = rows[i][j]; ahead. `stream`: store past the caches (out is larger than they are). */
+    void (*copy)(const float *const *rows, size_t n, size_t d, float *out, int stream);
+
+    /* out[j] = (add ? out[j] : 0) + sum over i, in order, of w[i] * rows[i][j]; w NULL means ones; ahead. */
+    void (*sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int add);
+
+    /* As sum, but row i counts only where args[i][j] == index[i] (the gradient of a maximum). */
+    void (*sum_where)(const float *const *rows, const int32_t *const *args, const int32_t *index, const float *w,
+                      size_t n, size_t d, float *out, int add);
+
+    /* out[j] = the largest w[i] * rows[i][j], the earlier one on ties, NaN if there is one; arg[j] (if not NULL) =
+     * first + its i. add: go on from the values already in out and arg. ahead. */
+    void (*max)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int32_t *arg,
+                int32_t first, int add);
+
+    /* x[j] *= factor */
+    void (*scale)(float *x, float factor, size_t d);
+
+    /* sum over j of x[j] * y[j] */
+    float (*dot)(const float *x, const float *y, size_t d);
+
+    /* Rows row .. row + n of a matrix with d columns, from Philox4x32-10 keyed by seed: values depend on
+     * (seed, row, column, d) alone. Uniform in [low, high); normal with mean low and standard deviation high. */
+    void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high);
+    void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev);
+
+    fe_step *step[FE_STEPS];
+} fe_rows;
+
+/* The set named "base", "avx2" or "avx512"; NULL when this build or this processor has no such set. */
+const fe_rows *fe_rows_select(const char *isa);
+
+/* Ask for all cache lines of bytes [p, p + bytes), at most the first 1024 bytes: the processor's own
+ * prefetcher follows a longer row. */
+static inline void fe_prefetch(const void *p, size_t bytes)
+{
+#if defined(__GNUC__)
+    uintptr_t line = (uintptr_t)p & ~(uintptr_t)63, end = (uintptr_t)p + (bytes < 1024 ? bytes : 1024);
+    for (; line < end; line += 64)
+        __builtin_prefetch((const void *)line, 0, 3);
+#else
+    (void)p;
+    (void)bytes;
+#endif
+}
+
+#endif

@@ -1,0 +1,493 @@
+/* rows_impl.h: the bodies of the row functions, included once by each rows_<isa>.c.
+ *
+ * The including file defines FE_ISA (the set's name) and FE_WIDTH (floats in a vector: 1, 4, 8 or 16), and sets
+ * the compiler's target. Do not break: the bits may not depend on FE_WIDTH (see rows.h).
+ *
+ * Bodies are written once on a type V and expanded for a vector of FE_WIDTH floats, for one of 4 floats, and for a
+ * single float, so that a row of any length is served. gcc -O3 handles plain loops here badly (unroll-and-jam stops its
+ * vectoriser), hence the explicit vector types.
+ */
+#include "rows.h"
+
+#include <assert.h>
+#include <string.h>
+
+#if FE_WIDTH > 1 && (defined(__x86_64__) || defined(__i386__))
+#include <immintrin.h>
+#endif
+
+#define FE_PASTE2(a, b) a##_##b
+#define FE_PASTE(a, b) FE_PASTE2(a, b)
+#define FE_NAME(name) FE_PASTE(name, FE_ISA)
+#define FE_TEXT2(a) #a
+#define FE_TEXT(a) FE_TEXT2(a)
+
+#if FE_WIDTH > 1
+#define FE_INLINE static inline __attribute__((always_inline))
+typedef float vec __attribute__((vector_size(4 * FE_WIDTH), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * FE_WIDTH), aligned(4), may_alias));
+typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t ivec4 __attribute__((vector_size(16), aligned(4), may_alias));
+/* The statements `body(V, I)` for every column j of 0..d: V a float type, I an integer type of the same lanes. */
+#define FE_COLUMNS(body)                                       \
+    {                                                          \
+        size_t j = 0;                                          \
+        for (; j + FE_WIDTH <= d; j += FE_WIDTH) body(vec, ivec) \
+        for (; j + 4 <= d; j += 4) body(vec4, ivec4)           \
+        for (; j < d; j++) body(float, int32_t)                \
+    }
+#else
+#define FE_INLINE static inline
+typedef float vec;
+typedef int32_t ivec;
+#define FE_COLUMNS(body) \
+    for (size_t j = 0; j < d; j++) body(float, int32_t)
+#endif
+
+#define AT(V, p) (*(V *)((p) + j))
+#define GET(V, p) (*(const V *)((p) + j))
+
+/* Square roots: IEEE, so the same bits everywhere. */
+FE_INLINE float sqrt_float(float x)
+{
+#if defined(__GNUC__)
+    return __builtin_sqrtf(x);
+#else
+    extern float sqrtf(float);
+    return sqrtf(x);
+#endif
+}
+#if FE_WIDTH > 1
+FE_INLINE vec4 sqrt_vec4(vec4 x)
+{
+#if defined(__SSE2__)
+    return (vec4)_mm_sqrt_ps((__m128)x);
+#else
+    vec4 r;
+    for (int k = 0; k < 4; k++) r[k] = sqrt_float(x[k]);
+    return r;
+#endif
+}
+#if FE_WIDTH == 16
+FE_INLINE vec sqrt_vec(vec x) { return (vec)_mm512_sqrt_ps((__m512)x); }
+#elif FE_WIDTH == 8
+FE_INLINE vec sqrt_vec(vec x) { return (vec)_mm256_sqrt_ps((__m256)x); }
+#else
+FE_INLINE vec sqrt_vec(vec x) { return (vec)sqrt_vec4((vec4)x); }
+#endif
+#endif
+#define SQRT(V, x) FE_PASTE(sqrt, V)(x)
+
+/* m ? a : b by bits, where m is all ones or all zeros in each lane. */
+#if FE_WIDTH > 1
+#define PICK(V, I, m, a, b) ((V)(((I)(m) & (I)(a)) | (~(I)(m) & (I)(b))))
+#endif
+
+/* ---- blocks of rows ------------------------------------------------------------------------------------------- */
+
+static void FE_NAME(copy)(const float *const *rows, size_t n, size_t d, float *out, int stream)
+{
+#if FE_WIDTH > 1 && defined(__SSE2__)
+    if (stream && d % FE_WIDTH == 0 && (uintptr_t)out % (4 * FE_WIDTH) == 0) {
+        for (size_t i = 0; i < n; i++, out += d) {
+            fe_prefetch(rows[i + FE_AHEAD], d * sizeof(float));
+            for (size_t j = 0; j < d; j += FE_WIDTH) {
+#if FE_WIDTH == 16
+                _mm512_stream_ps(out + j, (__m512)GET(vec, rows[i]));
+#elif FE_WIDTH == 8
+                _mm256_stream_ps(out + j, (__m256)GET(vec, rows[i]));
+#else
+                _mm_stream_ps(out + j, (__m128)GET(vec, rows[i]));
+#endif
+            }
+        }
+        _mm_sfence();
+        return;
+    }
+#endif
+    (void)stream;
+    for (size_t i = 0; i < n; i++, out += d) {
+        fe_prefetch(rows[i + FE_AHEAD], d * sizeof(float));
+#define BODY(V, I) AT(V, out) = GET(V, rows[i]);
+        FE_COLUMNS(BODY)
+#undef BODY
+    }
+}
+
+/* Columns j .. j + FE_WIDTH * nv of a sum: the accumulators stay in registers over the whole block. */
+FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, size_t j, float *out, int add,
+                           size_t prefetch_bytes, const int nv)
+{
+    vec acc[8];
+    for (int k = 0; k < nv; k++) acc[k] = add ? *(const vec *)(out + j + k * FE_WIDTH) : (vec){0};
+    for (size_t i = 0; i < n; i++) {
+        const float *row = rows[i] + j;
+        if (prefetch_bytes) fe_prefetch(rows[i + FE_AHEAD], prefetch_bytes);
+        if (w)
+            for (int k = 0; k < nv; k++) acc[k] += w[i] * *(const vec *)(row + k * FE_WIDTH);
+        else
+            for (int k = 0; k < nv; k++) acc[k] += *(const vec *)(row + k * FE_WIDTH);
+    }
+    for (int k = 0; k < nv; k++) *(vec *)(out + j + k * FE_WIDTH) = acc[k];
+}
+
+static void FE_NAME(sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int add)
+{
+    size_t j = 0, bytes = d * sizeof(float); /* the first columns prefetch for all */
+    for (; j + 8 * FE_WIDTH <= d; j += 8 * FE_WIDTH, bytes = 0) sum_columns(rows, w, n, j, out, add, bytes, 8);
+    for (; j + 4 * FE_WIDTH <= d; j += 4 * FE_WIDTH, bytes = 0) sum_columns(rows, w, n, j, out, add, bytes, 4);
+    for (; j + 2 * FE_WIDTH <= d; j += 2 * FE_WIDTH, bytes = 0) sum_columns(rows, w, n, j, out, add, bytes, 2);
+    for (; j + FE_WIDTH <= d; j += FE_WIDTH, bytes = 0) sum_columns(rows, w, n, j, out, add, bytes, 1);
+    if (j == d) return;
+    for (size_t k = j; k < d && !add; k++) out[k] = 0;
+    for (size_t i = 0; i < n; i++) {
+        const float *row = rows[i], factor = w ? w[i] : 1.0f;
+        if (bytes) fe_prefetch(rows[i + FE_AHEAD], bytes);
+        for (size_t k = j; k < d; k++) out[k] += factor * row[k];
+    }
+}
+
+static void FE_NAME(sum_where)(const float *const *rows, const int32_t *const *args, const int32_t *index,
+                               const float *w, size_t n, size_t d, float *out, int add)
+{
+    if (!add) memset(out, 0, d * sizeof(float));
+    for (size_t i = 0; i < n; i++) {
+        const float factor = w ? w[i] : 1.0f;
+        for (size_t j = 0; j < d; j++)
+            if (args[i][j] == index[i]) out[j] += factor * rows[i][j];
+    }
+}
+
+static void FE_NAME(max)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int32_t *arg,
+                         int32_t first, int add)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float factor = w ? w[i] : 1.0f;
+        const int32_t here = first + (int32_t)i;
+        fe_prefetch(rows[i + FE_AHEAD], d * sizeof(float));
+        if (i == 0 && !add) {
+            for (size_t j = 0; j < d; j++) out[j] = factor * rows[0][j];
+            for (size_t j = 0; j < d && arg; j++) arg[j] = here;
+            continue;
+        }
+#if FE_WIDTH > 1
+        size_t j = 0;
+        for (; j + FE_WIDTH <= d; j += FE_WIDTH) {
+            vec best = AT(vec, out), v = factor * GET(vec, rows[i]);
+            ivec better = (ivec)(v > best) | (ivec)(v != v);
+            AT(vec, out) = PICK(vec, ivec, better, v, best);
+            if (arg) AT(ivec, arg) = PICK(ivec, ivec, better, (ivec){0} + here, AT(ivec, arg));
+        }
+#else
+        size_t j = 0;
+#endif
+        for (; j < d; j++) {
+            float v = factor * rows[i][j];
+            if (v > out[j] || v != v) {
+                out[j] = v;
+                if (arg) arg[j] = here;
+            }
+        }
+    }
+}
+
+static void FE_NAME(scale)(float *x, float factor, size_t d)
+{
+#define BODY(V, I) AT(V, x) = factor * AT(V, x);
+    FE_COLUMNS(BODY)
+#undef BODY
+}
+
+static float FE_NAME(dot)(const float *x, const float *y, size_t d)
+{
+    vec acc[16 / FE_WIDTH];
+    float lane[16];
+    size_t j = 0;
+    for (int k = 0; k < 16 / FE_WIDTH; k++) acc[k] = (vec){0};
+    for (; j + 16 <= d; j += 16)
+        for (int k = 0; k < 16 / FE_WIDTH; k++)
+            acc[k] += *(const vec *)(x + j + k * FE_WIDTH) * *(const vec *)(y + j + k * FE_WIDTH);
+    memcpy(lane, acc, sizeof lane);
+    for (int k = 0; j < d; k++, j++) lane[k] += x[j] * y[j];
+    for (int half = 8; half; half /= 2)
+        for (int k = 0; k < half; k++) lane[k] += lane[k + half];
+    return lane[0];
+}
+
+/* ---- optimizer steps: Keras 3's formulas unless said otherwise --------------------------------------------------- */
+
+#define STEP(name)                                                                                            \
+    static void FE_NAME(name)(float *const *rows, float *const *states, const float *const *grads, size_t n, \
+                              size_t d, const fe_hyper *hyper)
+#define EACH_ROW for (size_t i = 0; i < n; i++)
+
+STEP(store)
+{
+    (void)states;
+    (void)hyper;
+    EACH_ROW memcpy(rows[i], grads[i], d * sizeof(float));
+}
+
+/* w -= lr g */
+STEP(sgd)
+{
+    const float lr = hyper->learning_rate;
+    (void)states;
+    EACH_ROW {
+#define BODY(V, I) AT(V, rows[i]) -= lr * GET(V, grads[i]);
+        FE_COLUMNS(BODY)
+#undef BODY
+    }
+}
+
+/* m = mu m - lr g;  w += m */
+STEP(momentum)
+{
+    const float lr = hyper->learning_rate, mu = hyper->momentum;
+    EACH_ROW {
+#define BODY(V, I)                                               \
+    {                                                            \
+        V m = mu * AT(V, states[i]) - lr * GET(V, grads[i]);     \
+        AT(V, states[i]) = m;                                    \
+        AT(V, rows[i]) += m;                                     \
+    }
+        FE_COLUMNS(BODY)
+#undef BODY
+    }
+}
+
+/* m = mu m - lr g;  w += mu m - lr g */
+STEP(nesterov)
+{
+    const float lr = hyper->learning_rate, mu = hyper->momentum;
+    EACH_ROW {
+#define BODY(V, I)                                               \
+    {                                                            \
+        V move = lr * GET(V, grads[i]);                          \
+        V m = mu * AT(V, states[i]) - move;                      \
+        AT(V, states[i]) = m;                                    \
+        AT(V, rows[i]) += mu * m - move;                         \
+    }
+        FE_COLUMNS(BODY)
+#undef BODY
+    }
+}
+
+/* a += g^2;  w -= lr g / sqrt(a + eps) */
+STEP(adagrad)
+{
+    const float lr = hyper->learning_rate, eps = hyper->epsilon;
+    EACH_ROW {
+#define BODY(V, I)                                               \
+    {                                                            \
+        V g = GET(V, grads[i]), a = AT(V, states[i]) + g * g;    \
+        AT(V, states[i]) = a;                                    \
+        AT(V, rows[i]) -= lr * g / SQRT(V, a + eps);             \
+    }
+        FE_COLUMNS(BODY)
+#undef BODY
+    }
+}
+
+/* a += mean(g^2), one number a row;  w -= lr g / (sqrt(a) + eps): FBGEMM's EXACT_ROWWISE_ADAGRAD */
+STEP(rowwise_adagrad)
+{
+    EACH_ROW {
+        const float a = states[i][0] + FE_NAME(dot)(grads[i], grads[i], d) / (float)d;
+        const float rate = hyper->learning_rate / (sqrt_float(a) + hyper->epsilon);
+        states[i][0] = a;
+#define BODY(V, I) AT(V, rows[i]) -= rate * GET(V, grads[i]);
+        FE_COLUMNS(BODY)
+#undef BODY
+    }
+}
+
+/* m += (g - m)(1 - b1);  v += (g^2 - v)(1 - b2);  w -= lr m / (sqrt(v) + eps); the state holds m, then v */
+STEP(adam)
+{
+    const float lr = hyper->learning_rate, eps = hyper->epsilon;
+    const float c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
+    EACH_ROW {
+        float *second = states[i] + d;
+#define BODY(V, I)                                                            \
+    {                                                                         \
+        V g = GET(V, grads[i]), m = AT(V, states[i]), v = AT(V, second);      \
+        m += (g - m) * c1;                                                    \
+        v += (g * g - v) * c2;                                                \
+        AT(V, states[i]) = m;                                                 \
+        AT(V, second) = v;                                                    \
+        AT(V, rows[i]) -= lr * m / (SQRT(V, v) + eps);                        \
+    }
+        FE_COLUMNS(BODY)
+#undef BODY
+    }
+}
+
+/* ---- random rows --------------------------------------------------------------------------------------------------- */
+
+/* Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) on 16 counters at once: counter (row, block) of a matrix row, word k of
+ * the result at words[16 k + lane]. Lanes are 64 bits wide; only their low halves mean anything until the end. */
+#if FE_WIDTH > 1
+enum { LANES = FE_WIDTH / 2 };
+typedef uint64_t wide __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
+FE_INLINE wide multiply(wide a, uint32_t b)
+{
+#if FE_WIDTH == 16
+    return (wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
+#elif FE_WIDTH == 8
+    return (wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
+#elif defined(__SSE2__)
+    return (wide)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
+#else
+    return (a & 0xffffffffu) * (uint64_t)b;
+#endif
+}
+#else
+enum { LANES = 1 };
+typedef uint64_t wide;
+FE_INLINE wide multiply(wide a, uint32_t b) { return (a & 0xffffffffu) * b; }
+#endif
+
+static void FE_NAME(philox)(const uint64_t *row, const uint64_t *block, uint64_t seed, uint32_t *words)
+{
+    for (int lane = 0; lane < 16; lane += LANES) {
+        uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+        wide x0 = *(const wide *)(row + lane), x1 = x0 >> 32, x2 = *(const wide *)(block + lane), x3 = x2 >> 32;
+        for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+            wide p0 = multiply(x0, 0xD2511F53u), p1 = multiply(x2, 0xCD9E8D57u);
+            x0 = (p1 >> 32) ^ x1 ^ (uint64_t)k0;
+            x1 = p1;
+            x2 = (p0 >> 32) ^ x3 ^ (uint64_t)k1;
+            x3 = p0;
+        }
+        uint64_t out[4][LANES];
+        memcpy(out[0], &x0, sizeof x0);
+        memcpy(out[1], &x1, sizeof x1);
+        memcpy(out[2], &x2, sizeof x2);
+        memcpy(out[3], &x3, sizeof x3);
+        for (int k = 0; k < 4; k++)
+            for (int l = 0; l < LANES; l++) words[16 * k + lane + l] = (uint32_t)out[k][l];
+    }
+}
+
+/* 16 values with word w[i]: 24 random bits to [0, 1), stretched; rounding may not reach `high`. */
+FE_INLINE float uniform_value(uint32_t word, float low, float span, float last)
+{
+    float x = low + (float)(int32_t)(word >> 8) * 0x1p-24f * span;
+    return x < last ? x : last;
+}
+
+/* The normal quantile: Wichura's algorithm AS 241 (PPND16), 1988, relative error about 1e-16 in double. */
+static double quantile(double p)
+{
+    const double q = p - 0.5;
+    double r, x;
+    if (q >= -0.425 && q <= 0.425) {
+        r = 0.180625 - q * q;
+        return q *
+               (((((((2.5090809287301226727e3 * r + 3.3430575583588128105e4) * r + 6.7265770927008700853e4) * r +
+                    4.5921953931549871457e4) * r + 1.3731693765509461125e4) * r + 1.9715909503065514427e3) * r +
+                 1.3314166789178437745e2) * r + 3.3871328727963666080e0) /
+               (((((((5.2264952788528545610e3 * r + 2.8729085735721942674e4) * r + 3.9307895800092710610e4) * r +
+                    2.1213794301586595867e4) * r + 5.3941960214247511077e3) * r + 6.8718700749205790830e2) * r +
+                 4.2313330701600911252e1) * r + 1.0);
+    }
+    r = q < 0 ? p : 1.0 - p;
+    { /* r = sqrt(-log(r)); the logarithm by hand, as that of the C library differs between processors */
+        uint64_t bits;
+        double f, s, z, log;
+        memcpy(&bits, &r, 8);
+        int e = (int)(bits >> 52) - 1023;
+        bits = (bits & 0x000fffffffffffffu) | 0x3ff0000000000000u;
+        memcpy(&f, &bits, 8);
+        if (f > 1.4142135623730951) f *= 0.5, e++;
+        s = (f - 1.0) / (f + 1.0); /* |s| < 0.172, log f = 2 atanh s */
+        z = s * s;
+        log = 1.0 / 19;
+        for (int k = 17; k > 0; k -= 2) log = log * z + 1.0 / k;
+        log = 2.0 * s * log + e * 0.693147180559945309417;
+#if defined(__GNUC__)
+        r = __builtin_sqrt(-log);
+#else
+        extern double sqrt(double);
+        r = sqrt(-log);
+#endif
+    }
+    if (r <= 5.0) {
+        r -= 1.6;
+        x = (((((((7.74545014278341407640e-4 * r + 2.27238449892691845833e-2) * r + 2.41780725177450611770e-1) * r +
+                1.27045825245236838258e0) * r + 3.64784832476320460504e0) * r + 5.76949722146069140550e0) * r +
+              4.63033784615654529590e0) * r + 1.42343711074968357734e0) /
+            (((((((1.05075007164441684324e-9 * r + 5.47593808499534494600e-4) * r + 1.51986665636164571966e-2) * r +
+                1.48103976427480074590e-1) * r + 6.89767334985100004550e-1) * r + 1.67638483018380384940e0) * r +
+              2.05319162663775882187e0) * r + 1.0);
+    } else {
+        r -= 5.0;
+        x = (((((((2.01033439929228813265e-7 * r + 2.71155556874348757815e-5) * r + 1.24266094738807843860e-3) * r +
+                2.65321895265761230930e-2) * r + 2.96560571828504891230e-1) * r + 1.78482653991729133580e0) * r +
+              5.46378491116411436990e0) * r + 6.65790464350110377720e0) /
+            (((((((2.04426310338993978564e-15 * r + 1.42151175831644588870e-7) * r + 1.84631831751005468180e-5) * r +
+                7.86869131145613259100e-4) * r + 1.48753612908506148525e-2) * r + 1.36929880922735805310e-1) * r +
+              5.99832206555887937690e-1) * r + 1.0);
+    }
+    return q < 0 ? -x : x;
+}
+
+/* Calls `value(word)` for every element. With c = ceil(d / 4) counters a row, word k of counter b is column k c + b. */
+#define FILL(value)                                                                               \
+    const size_t c = (d + 3) / 4, total = n * c;                                                  \
+    uint64_t rows[16], blocks[16];                                                                \
+    uint32_t words[64];                                                                           \
+    size_t i = 0, b = 0; /* the next counter: row i, block b */                                   \
+    for (size_t at = 0; at < total; at += 16) {                                                   \
+        const int lanes = total - at < 16 ? (int)(total - at) : 16;                               \
+        for (int l = 0; l < 16; l++) { /* lanes past the end repeat a row; nobody reads them */   \
+            rows[l] = row + i, blocks[l] = b;                                                     \
+            if (++b == c) b = 0, i++;                                                             \
+        }                                                                                         \
+        FE_NAME(philox)(rows, blocks, seed, words);                                               \
+        if (c % 16 == 0 && d % 4 == 0) { /* 16 counters are 4 runs of 16 columns of one row */    \
+            float *to = out + (rows[0] - row) * d + blocks[0];                                    \
+            for (int k = 0; k < 4; k++)                                                           \
+                for (int l = 0; l < 16; l++) to[k * c + l] = value(words[16 * k + l]);            \
+        } else                                                                                    \
+            for (int l = 0; l < lanes; l++)                                                       \
+                for (size_t k = 0; k < 4 && k * c + blocks[l] < d; k++)                           \
+                    out[(rows[l] - row) * d + k * c + blocks[l]] = value(words[16 * k + l]);      \
+    }
+
+static void FE_NAME(uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high)
+{
+    const float span = high - low;
+    float last = high; /* the largest float below high */
+    if (low < high) {
+        int32_t bits;
+        memcpy(&bits, &high, 4);
+        bits = high == 0 ? INT32_MIN + 1 : high > 0 ? bits - 1 : bits + 1;
+        memcpy(&last, &bits, 4);
+    }
+#define VALUE(word) uniform_value(word, low, span, last)
+    FILL(VALUE)
+#undef VALUE
+}
+
+static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev)
+{
+#define VALUE(word) ((float)(mean + stddev * quantile(((double)(word) + 0.5) * 0x1p-32)))
+    FILL(VALUE)
+#undef VALUE
+}
+
+const fe_rows FE_NAME(fe_rows) = {
+    FE_TEXT(FE_ISA),
+    FE_NAME(copy),
+    FE_NAME(sum),
+    FE_NAME(sum_where),
+    FE_NAME(max),
+    FE_NAME(scale),
+    FE_NAME(dot),
+    FE_NAME(uniform),
+    FE_NAME(normal),
+    {FE_NAME(store), FE_NAME(sgd), FE_NAME(momentum), FE_NAME(nesterov), FE_NAME(adagrad), FE_NAME(rowwise_adagrad),
+     FE_NAME(adam)},
+};

@@ -1,0 +1,28 @@
+/* rows_select.c: which sets of row functions this build has and this processor runs. */
+#include "rows.h"
+
+#include <string.h>
+
+extern const fe_rows fe_rows_base;
+
+#if defined(__GNUC__) && defined(__x86_64__)
+extern const fe_rows fe_rows_avx2, fe_rows_avx512;
+
+static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+static int has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+const fe_rows *fe_rows_select(const char *isa)
+{
+#if defined(__GNUC__) && defined(__x86_64__)
+    __builtin_cpu_init();
+    if (strcmp(isa, "avx512") == 0) return has_avx512() ? &fe_rows_avx512 : NULL;
+    if (strcmp(isa, "avx2") == 0) return has_avx2() ? &fe_rows_avx2 : NULL;
+#endif
+    return strcmp(isa, "base") == 0 ? &fe_rows_base : NULL;
+}

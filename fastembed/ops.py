@@ -1,0 +1,543 @@
+"""gather, pool, group and update on plain NumPy arrays: every check and every allocation of a step is here.
+
+May import: dtypes, threads and _core; it alone calls _core. Do not break: all checks come before the first write, and
+a driver's "bad" is answered with an error that names the culprit (detect cheaply, explain expensively).
+
+The flow: ids (any array) -> `flat_ids` (int32 or int64, contiguous) -> `gather` / `pool`; a gradient is `Parts`
+(ids, bags and upstream gradients, nothing expanded) -> `group` (sorted by row once) -> `update` or `reduce`.
+"""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from fastembed import _core
+from fastembed.dtypes import FLOAT32, STORAGE
+from fastembed.threads import threads_for
+
+INSTRUCTION_SETS = ("avx512", "avx2", "base")
+COMBINERS = {"sum": _core.SUM, "mean": _core.MEAN, "sqrtn": _core.SQRTN, "max": _core.MAX}
+HYPERPARAMETERS = ("learning_rate", "momentum", "beta_1", "beta_2", "epsilon")
+# The width of a row's state, as (multiples of d, more): one float32 matrix holds the state of all rows.
+STATES = {
+    "sgd": (0, 0),
+    "momentum": (1, 0),
+    "nesterov": (1, 0),
+    "adagrad": (1, 0),
+    "rowwise_adagrad": (0, 1),
+    "adam": (2, 0),
+}
+
+_INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
+# A fused function looks at its arguments' types at every call (2 us); here the choice is made once.
+_BY_ID = {
+    name: {_INT32: getattr(_core, name)["int32_t"], _INT64: getattr(_core, name)["int64_t"]}
+    for name in ("check_ids", "gather", "pool", "weights_gradient", "group")
+}
+# Above this a float no longer tells neighbouring integers apart.
+_EXACT = {2: 2**11, 4: 2**24, 8: 2**53}
+
+
+def usable_isas():
+    """The instruction sets that this build and processor have, best first."""
+    return [isa for isa in INSTRUCTION_SETS if _core.has_isa(isa)]
+
+
+def _choose_isa():
+    """The best instruction set, or the one that FASTEMBED_ISA names."""
+    pinned = os.environ.get("FASTEMBED_ISA")
+    if pinned and (pinned not in INSTRUCTION_SETS or not _core.select_isa(pinned)):
+        raise ImportError(f"FASTEMBED_ISA must be one of {usable_isas()} here. Received: FASTEMBED_ISA={pinned!r}")
+    return pinned or next(isa for isa in INSTRUCTION_SETS if _core.select_isa(isa))
+
+
+isa = _choose_isa()
+openmp = _core.OPENMP  # the date of the OpenMP standard that the compiler followed; 0: built without
+
+
+# ---- checks --------------------------------------------------------------------------------------------------------
+
+
+def flat_ids(ids, name="ids"):
+    """`ids` as a one-dimensional contiguous int32 or int64 array, and their shape.
+
+    Raises: TypeError for bool, object, strings and whatever else is no integer; ValueError for a float that is
+    fractional, not finite, or so large that it may stand for several integers; IndexError for an unsigned integer
+    past int64.
+    """
+    if type(ids) is not np.ndarray:
+        try:
+            ids = np.asarray(ids)
+        except ValueError as error:
+            raise ValueError(
+                f"`{name}` must be a rectangular array of integers; for rows of different lengths use "
+                f"fastembed.Ragged.from_lists(...). Received: {name} of type {type(ids).__name__}"
+            ) from error
+        if ids.size == 0 and ids.dtype.kind == "f":  # NumPy's dtype of an empty list
+            ids = ids.astype(np.int64)
+    shape = ids.shape
+    if ids.dtype is not _INT64 and ids.dtype is not _INT32:
+        ids = _integers(ids, name)
+    flags = ids.flags
+    if not (flags.c_contiguous and flags.aligned):
+        ids = ids.copy(order="C")
+    if len(shape) != 1:
+        ids = ids.reshape(-1)
+    return ids, shape
+
+
+def _integers(ids, name):
+    kind, size = ids.dtype.kind, ids.dtype.itemsize
+    if kind == "i":
+        return ids.astype(_INT32 if size <= 4 else _INT64)
+    if kind == "u":
+        if size == 8 and ids.size and ids.max() > np.iinfo(np.int64).max:
+            position = int(np.argmax(ids.reshape(-1) > np.iinfo(np.int64).max))
+            raise IndexError(
+                f"`{name}` must be below 2**63. Received: {name}[{_index(position, ids.shape)}] = "
+                f"{int(ids.reshape(-1)[position])} at flat position {position}"
+            )
+        return ids.astype(_INT32 if size <= 2 else _INT64)
+    if kind == "f" and size in _EXACT:
+        exact = (np.abs(ids) <= _EXACT[size]) & (ids == np.floor(ids))
+        if not exact.all():
+            position = int(np.argmin(exact.reshape(-1)))
+            raise ValueError(
+                f"`{name}` given as floats must be whole numbers of at most {_EXACT[size]} in size (beyond, "
+                f"{ids.dtype} is not exact). Received: {name}[{_index(position, ids.shape)}] = "
+                f"{ids.reshape(-1)[position]} at flat position {position}"
+            )
+        return ids.astype(_INT64)
+    raise TypeError(f"`{name}` must be integers. Received: {name} of dtype {ids.dtype}")
+
+
+def _index(position, shape):
+    """A flat position as the text between the brackets of an index."""
+    return ", ".join(str(int(i)) for i in np.unravel_index(position, shape)) if shape else ""
+
+
+def explain_ids(ids_n, num_rows, shape=None, name="ids"):
+    """Raises the IndexError for ids of which one is no row."""
+    bad_n = (ids_n < 0) | (ids_n >= num_rows)
+    if not bad_n.any():
+        raise RuntimeError(f"`{name}` or `row_splits` changed while they were used")
+    position = int(np.argmax(bad_n))
+    where = _index(position, ids_n.shape if shape is None else shape)
+    raise IndexError(
+        f"`{name}` must lie in [0, {num_rows}). Received: {name}[{where}] = {int(ids_n[position])} "
+        f"at flat position {position}"
+    )
+
+
+def check_splits(row_splits, num_values):
+    """`row_splits` as contiguous int64: starts at 0, never falls, ends at `num_values`."""
+    splits_b1 = np.asarray(row_splits)
+    if splits_b1.dtype not in (_INT32, _INT64):
+        raise TypeError(f"`row_splits` must be int32 or int64. Received: row_splits of dtype {splits_b1.dtype}")
+    if splits_b1.ndim != 1 or len(splits_b1) == 0:
+        raise ValueError(f"`row_splits` must have one dimension and an element. Received: shape {splits_b1.shape}")
+    splits_b1 = np.ascontiguousarray(splits_b1, dtype=_INT64)
+    if splits_b1[0] != 0:
+        raise ValueError(f"`row_splits` must start at 0. Received: row_splits[0] = {splits_b1[0]}")
+    falls = splits_b1[1:] < splits_b1[:-1]
+    if falls.any():
+        at = int(np.argmax(falls))
+        raise ValueError(
+            f"`row_splits` must not fall. Received: row_splits[{at}] = {splits_b1[at]}, "
+            f"row_splits[{at + 1}] = {splits_b1[at + 1]}"
+        )
+    if splits_b1[-1] != num_values:
+        raise ValueError(
+            f"`row_splits` must end at the number of values, {num_values}. Received: row_splits[-1] = {splits_b1[-1]}"
+        )
+    return splits_b1
+
+
+def check_table(table, name="table", writeable=False):
+    """A table as the core takes it: a C-contiguous, aligned matrix of a storage dtype."""
+    if not isinstance(table, np.ndarray):
+        raise TypeError(f"`{name}` must be a NumPy array. Received: {name} of type {type(table).__name__}")
+    if table.dtype.name not in STORAGE:
+        raise TypeError(f"`{name}` must have a dtype of {sorted(STORAGE)}. Received: {name} of dtype {table.dtype}")
+    flags = table.flags
+    if table.ndim != 2 or not (flags.c_contiguous and flags.aligned):
+        raise ValueError(
+            f"`{name}` must be a C-contiguous matrix. Received: shape {table.shape}, strides {table.strides}"
+        )
+    if writeable and not flags.writeable:
+        raise ValueError(f"`{name}` must be writeable. Received: a read-only array of shape {table.shape}")
+    return table
+
+
+def check_floats(array, shape, name):
+    """float32 or float64 as contiguous float32 of the given shape (None: any size there)."""
+    array = np.asarray(array)
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+        raise TypeError(f"`{name}` must be float32 or float64. Received: {name} of dtype {array.dtype}")
+    if len(array.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+        raise ValueError(f"`{name}` must have shape {tuple(shape)}. Received: shape {array.shape}")
+    if array.dtype is not FLOAT32 or not (array.flags.c_contiguous and array.flags.aligned):
+        array = array.astype(np.float32, order="C")
+    return array
+
+
+def check_out(out, shape, inputs):
+    """`out=` must be a contiguous writeable float32 array of the right shape that shares no memory with `inputs`."""
+    if not isinstance(out, np.ndarray) or out.dtype != FLOAT32:
+        kind = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"`out` must be a float32 NumPy array. Received: {kind}")
+    flags = out.flags
+    if out.shape != shape or not (flags.c_contiguous and flags.aligned and flags.writeable):
+        raise ValueError(
+            f"`out` must be a writeable C-contiguous array of shape {shape}. Received: shape {out.shape}, strides "
+            f"{out.strides}, writeable={flags.writeable}"
+        )
+    if any(np.may_share_memory(out, array) for array in inputs if array is not None):
+        raise ValueError("`out` must not overlap the table or the ids. Received: an array that shares their memory")
+    return out
+
+
+def _combiner(combiner):
+    if combiner not in COMBINERS:
+        raise ValueError(f"`combiner` must be one of {list(COMBINERS)}. Received: combiner={combiner!r}")
+    return COMBINERS[combiner]
+
+
+# ---- look-ups ------------------------------------------------------------------------------------------------------
+
+
+def gather(table, ids, out=None):
+    """Rows of a table: out[...] = table[ids[...]].
+
+    Args:
+        table: float32 array (v, d), C-contiguous; a memory map too.
+        ids: integers of any shape, 0 <= id < v.
+        out: float32 array of shape ids.shape + (d,) to write to, or None for a new one.
+
+    Returns:
+        float32 array of shape ids.shape + (d,).
+
+    Raises:
+        IndexError: an id outside [0, v), with its position; `out` is then as it was.
+        TypeError, ValueError: a wrong dtype, shape or layout.
+
+    Example:
+        >>> table = np.arange(6, dtype="float32").reshape(3, 2)
+        >>> fastembed.ops.gather(table, [2, 0, 2])
+        array([[4., 5.],
+               [0., 1.],
+               [4., 5.]], dtype=float32)
+    """
+    check_table(table)
+    ids_n, shape = flat_ids(ids)
+    v, d = table.shape
+    n = len(ids_n)
+    if out is None:
+        result = np.empty(shape + (d,), np.float32)
+    else:
+        result = check_out(out, shape + (d,), (table, ids_n))
+        if not _BY_ID["check_ids"][ids_n.dtype](ids_n, v):
+            explain_ids(ids_n, v, shape)
+    out_nd = result if len(shape) == 1 else result.reshape(n, d)
+    if not _BY_ID["gather"][ids_n.dtype](table, ids_n, out_nd, threads_for(n * d * 4)):
+        explain_ids(ids_n, v, shape)
+    return result
+
+
+def pool(table, ids, row_splits, weights=None, combiner="sum", out=None, padding_idx=None):
+    """One combined row for each bag of ids.
+
+    With w = weights (or ones) and the ids i of bag b: sum_i w_i table[i]; "mean" divides it by sum_i w_i, "sqrtn" by
+    sqrt(sum_i w_i^2) (nothing is divided by zero: the result is zero); "max" is max_i w_i table[i] in each column. An
+    empty bag gives zeros.
+
+    Args:
+        table: float32 array (v, d), C-contiguous.
+        ids: n integers, 0 <= id < v.
+        row_splits: int32 or int64 array (b + 1,): bag k has ids row_splits[k] to row_splits[k + 1].
+        weights: float32 or float64 array (n,), or None.
+        combiner: "sum", "mean", "sqrtn" or "max".
+        out: float32 array (b, d) to write to, or None.
+        padding_idx: an id that is passed over, or None.
+
+    Returns:
+        float32 array (b, d).
+
+    Raises:
+        IndexError: an id outside [0, v), with its position; `out` is then as it was.
+        TypeError, ValueError: a wrong dtype, shape, layout or name.
+
+    Source: the combiners of tf.nn.embedding_lookup_sparse.
+
+    Example:
+        >>> table = np.arange(6, dtype="float32").reshape(3, 2)
+        >>> fastembed.ops.pool(table, [2, 0, 1], row_splits=np.array([0, 2, 2, 3]), combiner="mean")
+        array([[2., 3.],
+               [0., 0.],
+               [2., 3.]], dtype=float32)
+    """
+    check_table(table)
+    ids_n, shape = flat_ids(ids)
+    if len(shape) != 1:
+        raise ValueError(f"`ids` must have one dimension. Received: shape {shape}")
+    splits_b1 = check_splits(row_splits, len(ids_n))
+    return pool_checked(table, ids_n, splits_b1, weights, combiner, out, padding_idx)
+
+
+def pool_checked(table, ids_n, splits_b1, weights=None, combiner="sum", out=None, padding_idx=None, shape=None):
+    """pool() on ids and splits that were checked before; `shape`: what the ids looked like, for the message."""
+    v, d = table.shape
+    code = _combiner(combiner)
+    weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
+    padding = _padding(padding_idx, v)
+    out_shape = (len(splits_b1) - 1, d)
+    if out is None:
+        out = np.empty(out_shape, np.float32)
+    else:
+        check_out(out, out_shape, (table, ids_n, weights_n))
+        if not _BY_ID["check_ids"][ids_n.dtype](ids_n, v):
+            explain_ids(ids_n, v, shape)
+    threads = threads_for(len(ids_n) * d * 4)
+    if not _BY_ID["pool"][ids_n.dtype](table, ids_n, splits_b1, weights_n, code, padding, out, None, threads):
+        explain_ids(ids_n, v, shape)
+    return out
+
+
+def argmax(table, ids_n, splits_b1, weights=None, padding_idx=None):
+    """Which id of its bag gives the maximum, for each bag and column: int32 (b, d); -1 where the bag is empty."""
+    bags, d = len(splits_b1) - 1, table.shape[1]
+    if len(ids_n) >= 2**31:
+        raise ValueError(f"the gradient of a maximum takes fewer than 2**31 ids. Received: {len(ids_n)} ids")
+    weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
+    arg_bd = np.empty((bags, d), np.int32)
+    scratch_bd = np.empty((bags, d), np.float32)
+    padding = _padding(padding_idx, table.shape[0])
+    pooled = _BY_ID["pool"][ids_n.dtype]
+    threads = threads_for(len(ids_n) * d * 4)
+    if not pooled(table, ids_n, splits_b1, weights_n, _core.MAX, padding, scratch_bd, arg_bd, threads):
+        explain_ids(ids_n, table.shape[0])
+    return arg_bd
+
+
+def weights_gradient(table, ids_n, splits_b1, weights, combiner, upstream, padding_idx=None):
+    """The gradient of the weights of pool(): float32 (n,)."""
+    v, d = table.shape
+    weights_n = check_floats(weights, (len(ids_n),), "weights")
+    upstream_bd = check_floats(upstream, (len(splits_b1) - 1, d), "upstream")
+    arg_bd = argmax(table, ids_n, splits_b1, weights_n, padding_idx) if combiner == "max" else None
+    out_n = np.zeros(len(ids_n), np.float32)
+    kernel = _BY_ID["weights_gradient"][ids_n.dtype]
+    code, padding, threads = _combiner(combiner), _padding(padding_idx, v), threads_for(len(ids_n) * d * 4)
+    if not kernel(table, ids_n, splits_b1, weights_n, code, padding, upstream_bd, arg_bd, out_n, threads):
+        explain_ids(ids_n, v)
+    return out_n
+
+
+def _padding(padding_idx, num_rows):
+    """A padding id as the core takes it: -1 for none."""
+    if padding_idx is None:
+        return -1
+    if not 0 <= padding_idx < num_rows:
+        raise ValueError(f"`padding_idx` must lie in [0, {num_rows}). Received: padding_idx={padding_idx!r}")
+    return padding_idx
+
+
+# ---- updates -------------------------------------------------------------------------------------------------------
+
+
+class Parts(NamedTuple):
+    """A row-sparse gradient before any sum: id i adds weight_i * factor_bag * upstream[bag of i] to its row.
+
+    Made and checked by `parts`. splits_b1 None: every id is a bag.
+    """
+
+    ids_n: np.ndarray
+    splits_b1: np.ndarray | None
+    weights_n: np.ndarray | None
+    combiner: int
+    padding: int
+    upstream_bd: np.ndarray
+    argmax_bd: np.ndarray | None
+
+
+def parts(ids, upstream, row_splits=None, weights=None, combiner="sum", padding_idx=None, argmax=None):
+    """Describes the gradient of gather (no `row_splits`) or of pool, without expanding it.
+
+    Args:
+        ids: n integers.
+        upstream: float32 or float64 array (n, d), or (b, d) with `row_splits`: the gradient of the loss with respect to
+            the output of gather or pool.
+        row_splits, weights, combiner, padding_idx: as they were given to pool.
+        argmax: int32 array (b, d), for combiner "max" only: which id of its bag gave the maximum.
+
+    Returns:
+        Parts, for `group`, `reduce` and `update`.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or name.
+
+    Example:
+        >>> p = fastembed.ops.parts([4, 1, 4], np.ones((3, 2), "float32"))
+        >>> rows, values = fastembed.ops.reduce(p, fastembed.ops.group(p, num_rows=5))
+        >>> rows
+        array([1, 4])
+        >>> values
+        array([[1., 1.],
+               [2., 2.]], dtype=float32)
+    """
+    ids_n, _ = flat_ids(ids)
+    splits_b1 = None if row_splits is None else check_splits(row_splits, len(ids_n))
+    return parts_checked(ids_n, upstream, splits_b1, weights, combiner, padding_idx, argmax)
+
+
+def parts_checked(ids_n, upstream, splits_b1=None, weights=None, combiner="sum", padding_idx=None, argmax=None):
+    """parts() on ids and splits that were checked before."""
+    bags = len(ids_n) if splits_b1 is None else len(splits_b1) - 1
+    upstream_bd = check_floats(upstream, (bags, None), "upstream")
+    weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
+    code = _combiner(combiner)
+    if splits_b1 is None and (weights_n is not None or code != _core.SUM):
+        raise ValueError("`weights` and `combiner` need `row_splits`. Received: row_splits=None")
+    if (argmax is not None) != (code == _core.MAX):
+        raise ValueError(f"`argmax` goes with combiner 'max', and only with it. Received: combiner={combiner!r}")
+    if argmax is not None and (argmax.dtype != np.int32 or argmax.shape != upstream_bd.shape):
+        raise ValueError(f"`argmax` must be int32 of shape {upstream_bd.shape}. Received: {argmax.dtype} {argmax.shape}")
+    return Parts(ids_n, splits_b1, weights_n, code, -1 if padding_idx is None else padding_idx, upstream_bd, argmax)
+
+
+def group(parts, num_rows):
+    """Sorts the parts by row, once: the ids are checked here, so that an update can no longer fail.
+
+    Args:
+        parts: Parts.
+        num_rows: rows v of the table.
+
+    Returns:
+        Groups (opaque): `num_rows`, `num_parts`.
+
+    Raises:
+        IndexError: an id outside [0, v), with its position.
+        ValueError: more than 2^32 ids, or ids x rows past 64 bits.
+    """
+    ids_n, splits_b1, weights_n, combiner, padding, upstream_bd, _ = parts
+    # A key costs about 20 bytes' worth of a row's traffic.
+    groups = _BY_ID["group"][ids_n.dtype](
+        ids_n, splits_b1, weights_n, combiner, padding, num_rows, len(upstream_bd), threads_for(len(ids_n) * 20)
+    )
+    if groups is None:
+        explain_ids(ids_n, num_rows)
+    return groups
+
+
+def reduce(parts, groups):
+    """The gradient with each row once.
+
+    Args:
+        parts: Parts.
+        groups: what group() gave for them.
+
+    Returns:
+        rows_u: int64 array (u,), rising; values_ud: float32 array (u, d), the sums of the parts.
+    """
+    unique = _core.count_unique(groups)
+    d = parts.upstream_bd.shape[1]
+    rows_u = np.empty(unique, np.int64)
+    values_ud = np.empty((unique, d), np.float32)
+    threads = threads_for(groups.num_parts * d * 4)
+    _core.reduce(groups, parts.upstream_bd, parts.weights_n, parts.argmax_bd, rows_u, values_ud, threads)
+    return rows_u, values_ud
+
+
+def state_width(step, dim):
+    """The floats of optimizer state a row of `dim` elements needs for `step`."""
+    if step not in STATES:
+        raise ValueError(f"`step` must be one of {list(STATES)}. Received: step={step!r}")
+    multiple, more = STATES[step]
+    return multiple * dim + more
+
+
+def _check_update(table, dim, step, hyper, state):
+    check_table(table, writeable=True)
+    width = state_width(step, table.shape[1])
+    if table.shape[1] != dim:
+        raise ValueError(f"`table` must have {dim} columns, as the gradient has. Received: shape {table.shape}")
+    if width and state is None:
+        raise ValueError(f"`state` must be a float32 array {(len(table), width)} for step {step!r}. Received: None")
+    if state is not None:
+        check_table(state, "state", writeable=True)
+        if state.shape != (len(table), width):
+            raise ValueError(f"`state` must have shape {(len(table), width)}. Received: shape {state.shape}")
+    unknown = set(hyper) - set(HYPERPARAMETERS)
+    if unknown:
+        raise ValueError(f"`hyper` must have keys of {list(HYPERPARAMETERS)}. Received: {sorted(unknown)}")
+    return _core.STEPS.index(step), tuple(float(hyper.get(name, 0.0)) for name in HYPERPARAMETERS)
+
+
+def update(table, parts, step, hyper, state=None, groups=None):
+    """One optimizer step on the rows that a gradient touches, in place.
+
+        table[r], state[r] = step(table[r], state[r], sum of the parts of row r)
+
+    The sum of a row runs over its parts in the order of the ids, in chunks of 512, then over the chunks; so the bits
+    never depend on the number of threads.
+
+    Args:
+        table: float32 array (v, d), C-contiguous, writeable; a memory map too.
+        parts: Parts.
+        step: "sgd", "momentum", "nesterov", "adagrad", "rowwise_adagrad" or "adam".
+        hyper: dict of floats: learning_rate, momentum, beta_1, beta_2, epsilon, as far as the step reads them. Adam's
+            learning_rate is the one with both bias corrections in it.
+        state: float32 array (v, state_width(step, d)), or None where that is 0.
+        groups: what group(parts, v) gave, or None to group here.
+
+    Raises:
+        IndexError: an id outside [0, v). TypeError, ValueError: wrong dtype, shape or name. Nothing was written then.
+
+    Source: Keras 3's formulas; rowwise_adagrad as FBGEMM's EXACT_ROWWISE_ADAGRAD.
+
+    Example:
+        >>> table = np.zeros((5, 2), "float32")
+        >>> p = fastembed.ops.parts([4, 1, 4], np.ones((3, 2), "float32"))
+        >>> fastembed.ops.update(table, p, "sgd", {"learning_rate": 0.5})
+        >>> table[[1, 4]]
+        array([[-0.5, -0.5],
+               [-1. , -1. ]], dtype=float32)
+    """
+    d = parts.upstream_bd.shape[1]
+    code, numbers = _check_update(table, d, step, hyper, state)
+    if groups is None:
+        groups = group(parts, len(table))
+    threads = threads_for(groups.num_parts * (d + (0 if state is None else state.shape[1])) * 4)
+    _core.update(groups, parts.upstream_bd, parts.weights_n, parts.argmax_bd, table, state, code, numbers, threads)
+
+
+def update_dense(table, gradient, step, hyper, state=None):
+    """update() for a gradient that has every row: float32 or float64, the table's shape."""
+    grads_vd = check_floats(gradient, table.shape, "gradient")
+    code, numbers = _check_update(table, table.shape[1], step, hyper, state)
+    _core.update_dense(grads_vd, table, state, code, numbers, threads_for(table.nbytes))
+
+
+# ---- whole tables --------------------------------------------------------------------------------------------------
+
+_FILLS = {"uniform": _core.UNIFORM, "normal": _core.NORMAL, "row": _core.ROW}
+
+
+def zeros(shape):
+    """A float32 matrix of zeros whose rows start at cache lines if their length allows; pages are not touched yet."""
+    size = int(shape[0]) * int(shape[1]) * 4
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def fill(table, kind, a=0.0, b=0.0, seed=0, first_row=0, row=None):
+    """Fills a table in parallel: "uniform" in [a, b), "normal" (mean a, standard deviation b), or "row": copies of `row`.
+
+    Random values depend on (seed, row number, column) and the row's length alone: not on threads, instruction sets or
+    the number of rows. first_row: the number of the table's first row.
+    """
+    check_table(table, writeable=True)
+    row_d = None if row is None else check_floats(row, (table.shape[1],), "row")
+    _core.fill(table, _FILLS[kind], row_d, a, b, seed % 2**64, first_row, threads_for(table.nbytes))

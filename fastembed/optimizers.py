@@ -1,0 +1,356 @@
+"""Optimizers as data: a name, hyperparameters, and which step of `ops.update` they take.
+
+May import: ops, slices, table, serialization. Do not break: `apply_gradients` checks everything before the first write,
+and only rows that a gradient touches change, state included (the arithmetic is in _rows/rows_impl.h).
+"""
+
+import contextlib
+import threading
+
+import numpy as np
+
+from fastembed import ops, serialization
+from fastembed.slices import IndexedSlices
+from fastembed.table import Table
+
+
+class _Variable:
+    """A variable under training: its matrix, and the state of its rows (one float32 row for each)."""
+
+    def __init__(self, variable, step, initial_state):
+        self.variable = variable
+        table_vd = self.matrix()
+        width = ops.state_width(step, table_vd.shape[1])
+        self.state_vs = None
+        if width:
+            self.state_vs = ops.zeros((len(table_vd), width))
+            # All threads touch the pages now, so that no step pays for it.
+            ops.fill(self.state_vs, "row", row=np.full(width, initial_state, np.float32))
+
+    def matrix(self):
+        """The variable's own memory as a matrix of rows."""
+        if isinstance(self.variable, Table):
+            return self.variable.numpy()
+        array = self.variable
+        return array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array.reshape(1, -1)
+
+
+class Optimizer(serialization.Configurable):
+    """Base class of the optimizers.
+
+    A gradient is an `IndexedSlices` or a dense float array of the variable's shape; a variable is a `Table`, or a
+    float32 C-contiguous NumPy array of any rank, which is updated in place. With `IndexedSlices`, rows that do not occur
+    keep their values and their state; a row that occurs several times takes one step with the summed gradient.
+
+    Example:
+        >>> layer = fastembed.Embedding(1000, 8)
+        >>> optimizer = fastembed.optimizers.Adagrad(learning_rate=0.1)
+        >>> gradient = layer.gradient([3, 5, 3], np.ones((3, 8), "float32"))
+        >>> optimizer.apply_gradients([(gradient, layer.embeddings)])
+        >>> optimizer.iterations
+        1
+    """
+
+    keras_module = "keras.optimizers"
+
+    def __init__(self, learning_rate, name):
+        self.learning_rate = learning_rate
+        self.name = name or type(self).__name__.lower()
+        self.iterations = 0
+        self._variables = {}  # by id(variable)
+        self._lock = threading.RLock()
+
+    def __getstate__(self):
+        state = self.__dict__.copy()
+        del state["_lock"]
+        state["_variables"] = list(self._variables.values())
+        return state
+
+    def __setstate__(self, state):
+        kept = {id(kept.variable): kept for kept in state["_variables"]}
+        self.__dict__.update(state, _variables=kept, _lock=threading.RLock())
+
+    # What a subclass says of itself.
+    initial_state = 0.0
+
+    def step(self):
+        """The name of the step in `ops.update`."""
+        raise NotImplementedError(f"{type(self).__name__} has no step")
+
+    def hyper(self):
+        """The hyperparameters of the next step, as `ops.update` takes them."""
+        return {"learning_rate": self.learning_rate}
+
+    @property
+    def learning_rate(self):
+        """float >= 0; may be set at any time."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        self._learning_rate = _number("learning_rate", value)
+
+    @property
+    def variables(self):
+        """The states of the variables seen so far: float32 arrays (rows, state width), the memory itself."""
+        return [kept.state_vs for kept in self._variables.values() if kept.state_vs is not None]
+
+    def build(self, variables):
+        """Makes the state of `variables` now instead of at their first gradient."""
+        with self._lock:
+            for variable in variables:
+                self._keep(variable)
+
+    def _keep(self, variable):
+        kept = self._variables.get(id(variable))
+        if kept is None:
+            _check_variable(variable)
+            kept = self._variables[id(variable)] = _Variable(variable, self.step(), self.initial_state)
+        return kept
+
+    def apply(self, gradients, variables):
+        """`apply_gradients` with two lists."""
+        gradients, variables = list(gradients), list(variables)
+        if len(gradients) != len(variables):
+            raise ValueError(
+                f"`gradients` must be as many as `variables`. Received: {len(gradients)} and {len(variables)}"
+            )
+        self.apply_gradients(zip(gradients, variables, strict=True))
+
+    def apply_gradients(self, grads_and_vars):
+        """One step: updates every variable in place.
+
+        Args:
+            grads_and_vars: (gradient, variable) pairs; each variable once.
+
+        Raises:
+            TypeError, ValueError: a wrong dtype or shape, a read-only or frozen variable, a variable that comes twice.
+            IndexError: an id that is no row. No variable, state or counter has changed then.
+        """
+        pairs = list(grads_and_vars)
+        with contextlib.ExitStack() as locks:
+            locks.enter_context(self._lock)
+            seen = set()
+            for _, variable in pairs:
+                _check_variable(variable)
+                if id(variable) in seen:
+                    raise ValueError(f"a variable must come once; add its gradients (+). Received: {variable!r} twice")
+                seen.add(id(variable))
+            # Every thread takes the locks of the tables in one order.
+            for _, variable in sorted(pairs, key=lambda pair: id(pair[1])):
+                if isinstance(variable, Table):
+                    locks.enter_context(variable.lock)
+            checked = [_check_gradient(gradient, variable) for gradient, variable in pairs]
+            kept = [self._keep(variable) for _, variable in pairs]
+            self.iterations += 1
+            step, hyper = self.step(), self.hyper()
+            for (gradient, _), groups, k in zip(pairs, checked, kept, strict=True):
+                if isinstance(gradient, IndexedSlices):
+                    ops.update(k.matrix(), gradient.parts, step, hyper, k.state_vs, groups)
+                else:
+                    ops.update_dense(k.matrix(), groups, step, hyper, k.state_vs)
+
+    def get_config(self):
+        return {"name": self.name, "learning_rate": self.learning_rate}
+
+
+def _check_variable(variable):
+    """A table or array that can be updated in place."""
+    if isinstance(variable, Table):
+        if not variable.trainable:
+            raise ValueError(f"a variable must be trainable. Received: {variable!r} with trainable=False")
+        ops.check_table(variable.numpy(), "variable", writeable=True)
+        return
+    if not isinstance(variable, np.ndarray):
+        raise TypeError(f"a variable must be a Table or a NumPy array. Received: {type(variable).__name__}")
+    flags = variable.flags
+    if variable.dtype != np.float32 or not (flags.c_contiguous and flags.aligned and flags.writeable):
+        raise ValueError(
+            "a variable must be a writeable C-contiguous float32 array. Received: "
+            f"{variable.dtype} of shape {variable.shape}, strides {variable.strides}, writeable={flags.writeable}"
+        )
+
+
+def _check_gradient(gradient, variable):
+    """The groups of a row-sparse gradient, or a dense one as a float32 matrix."""
+    if isinstance(gradient, IndexedSlices):
+        if tuple(variable.shape) != gradient.dense_shape:
+            raise ValueError(
+                f"a gradient must have its variable's shape, {tuple(variable.shape)}. Received: {gradient!r}"
+            )
+        return ops.group(gradient.parts, gradient.dense_shape[0])
+    if gradient is None:
+        raise ValueError("a gradient must be an IndexedSlices or an array. Received: None")
+    dense = ops.check_floats(gradient, variable.shape, "gradient")
+    return dense.reshape(-1, dense.shape[-1]) if dense.ndim > 1 else dense.reshape(1, -1)
+
+
+def _number(name, value, below=None):
+    """A finite float >= 0 (and < below)."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, str) or not 0 <= number < (float("inf") if below is None else below):
+        limit = "" if below is None else f" and below {below}"
+        raise ValueError(f"`{name}` must be a finite number of at least 0{limit}. Received: {name}={value!r}")
+    return number
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum if asked.
+
+        w -= lr g;   with momentum:  m = mu m - lr g,  w += m   (nesterov:  w += mu m - lr g)
+
+    Args:
+        learning_rate: float.
+        momentum: float in [0, 1). The state of an untouched row stays as it is.
+        nesterov: bool.
+
+    Source: keras.optimizers.SGD.
+
+    Example:
+        >>> w = np.zeros(2, "float32")
+        >>> fastembed.optimizers.SGD(0.5).apply_gradients([(np.ones(2), w)])
+        >>> w
+        array([-0.5, -0.5], dtype=float32)
+    """
+
+    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, name=None):
+        super().__init__(learning_rate, name)
+        self.momentum = _number("momentum", momentum, below=1)
+        self.nesterov = bool(nesterov)
+
+    def step(self):
+        if not self.momentum:
+            return "sgd"
+        return "nesterov" if self.nesterov else "momentum"
+
+    def hyper(self):
+        return {"learning_rate": self.learning_rate, "momentum": self.momentum}
+
+    def get_config(self):
+        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
+
+
+class Adagrad(Optimizer):
+    """a += g^2,  w -= lr g / sqrt(a + epsilon)
+
+    Args:
+        learning_rate: float.
+        initial_accumulator_value: float, a at the beginning.
+        epsilon: float.
+
+    Source: keras.optimizers.Adagrad.
+
+    Example:
+        >>> w = np.zeros(2, "float32")
+        >>> fastembed.optimizers.Adagrad(1.0, initial_accumulator_value=3.0).apply_gradients([(np.ones(2), w)])
+        >>> w
+        array([-0.5, -0.5], dtype=float32)
+    """
+
+    def __init__(self, learning_rate=0.001, initial_accumulator_value=0.1, epsilon=1e-7, name=None):
+        super().__init__(learning_rate, name)
+        self.initial_accumulator_value = _number("initial_accumulator_value", initial_accumulator_value)
+        self.epsilon = _number("epsilon", epsilon)
+
+    @property
+    def initial_state(self):
+        return self.initial_accumulator_value
+
+    def step(self):
+        return "adagrad"
+
+    def hyper(self):
+        return {"learning_rate": self.learning_rate, "epsilon": self.epsilon}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "initial_accumulator_value": self.initial_accumulator_value,
+            "epsilon": self.epsilon,
+        }
+
+
+class RowwiseAdagrad(Adagrad):
+    """Adagrad with one accumulator a row:  a += mean(g^2),  w -= lr g / (sqrt(a) + epsilon)
+
+    A table of v rows needs v floats of state instead of v x d.
+
+    Args:
+        learning_rate: float.
+        initial_accumulator_value: float, a at the beginning.
+        epsilon: float.
+
+    Source: FBGEMM's EXACT_ROWWISE_ADAGRAD.
+
+    Example:
+        >>> layer = fastembed.Embedding(100, 8)
+        >>> optimizer = fastembed.optimizers.RowwiseAdagrad(0.1)
+        >>> optimizer.build([layer.embeddings])
+        >>> optimizer.variables[0].shape
+        (100, 1)
+    """
+
+    def __init__(self, learning_rate=0.001, initial_accumulator_value=0.0, epsilon=1e-8, name=None):
+        super().__init__(learning_rate, initial_accumulator_value, epsilon, name)
+
+    def step(self):
+        return "rowwise_adagrad"
+
+
+class Adam(Optimizer):
+    """Adam on touched rows (t counts the optimizer's steps, not the row's):
+
+        m += (g - m)(1 - beta_1),  v += (g^2 - v)(1 - beta_2)
+        w -= lr sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
+
+    Args:
+        learning_rate, epsilon: floats.
+        beta_1, beta_2: floats in [0, 1).
+
+    Source: keras.optimizers.Adam; on a row-sparse gradient, torch.optim.SparseAdam.
+
+    Example:
+        >>> w = np.zeros(2, "float32")
+        >>> fastembed.optimizers.Adam(0.5).apply_gradients([(np.ones(2), w)])
+        >>> w.round(4)
+        array([-0.5, -0.5], dtype=float32)
+    """
+
+    def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7, name=None):
+        super().__init__(learning_rate, name)
+        self.beta_1 = _number("beta_1", beta_1, below=1)
+        self.beta_2 = _number("beta_2", beta_2, below=1)
+        self.epsilon = _number("epsilon", epsilon)
+
+    def step(self):
+        return "adam"
+
+    def hyper(self):
+        t = self.iterations
+        corrected = self.learning_rate * (1 - self.beta_2**t) ** 0.5 / (1 - self.beta_1**t)
+        return {
+            "learning_rate": corrected,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+
+    def get_config(self):
+        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+
+_CLASSES = {cls.__name__: cls for cls in (SGD, Adagrad, RowwiseAdagrad, Adam)}
+_ALIASES = {"rowwise_adagrad": "RowwiseAdagrad", **{name.lower(): name for name in _CLASSES}}
+
+
+def get(identifier):
+    """Returns an optimizer for a Keras name ("adam"), class, config or instance; None stays None.
+
+    Example:
+        >>> fastembed.optimizers.get("sgd")
+        SGD(name='sgd', learning_rate=0.01, momentum=0.0, nesterov=False)
+    """
+    return serialization.get(identifier, _CLASSES, _ALIASES, "optimizer")

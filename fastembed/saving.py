@@ -1,0 +1,149 @@
+"""Layers as directories on disk: config.json and embeddings.npy.
+
+May import: layers (for `load`), table. Do not break: at every moment the path holds the old save or the new one, whole.
+A save is written beside its place, forced to disk, and put there by one rename; a failed one leaves nothing behind.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+
+from fastembed import layers
+from fastembed.table import Table
+
+_CHUNK = 64 << 20  # bytes written at a time
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def save(layer, path):
+    """Writes a layer as a directory: config.json and embeddings.npy, which `np.load` reads.
+
+    Args:
+        layer: Embedding or EmbeddingBag.
+        path: the directory to make; a save that is there is replaced at one stroke, anything else is refused.
+
+    Raises:
+        FileExistsError: `path` is there and is no save of this library.
+        OSError: the disk is full, ...; `path` is then as it was.
+
+    Example:
+        >>> layer = fastembed.Embedding(10, 4, name="items")
+        >>> fastembed.saving.save(layer, directory + "/items")
+        >>> np.load(directory + "/items/embeddings.npy").shape
+        (10, 4)
+    """
+    path = os.path.abspath(os.fspath(path))
+    if os.path.lexists(path) and not os.path.isfile(os.path.join(path, "config.json")):
+        raise FileExistsError(f"`path` must be free or an earlier save. Received: path={path!r}")
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    beside = tempfile.mkdtemp(prefix=f".{name}.", suffix=".saving", dir=parent)
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(beside, 0o777 & ~umask)
+        with layer.embeddings.lock:
+            _write_array(os.path.join(beside, "embeddings.npy"), layer.embeddings.numpy())
+        config = {"class_name": type(layer).__name__, "config": layer.get_config()}
+        with open(os.path.join(beside, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file, indent=2)
+            _to_disk(file)
+        _directory_to_disk(beside)
+        _put(beside, path)
+        _directory_to_disk(parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # what failed, or the save that was replaced
+
+
+def load(path, mmap_mode=None):
+    """Reads a layer that `save` wrote.
+
+    Args:
+        path: the directory.
+        mmap_mode: None reads the table into memory; "r" maps the file, for look-ups only and shared by all processes that
+            do so; "r+" maps it for training in the file; "c" maps it and keeps changes in memory.
+
+    Returns:
+        Embedding or EmbeddingBag.
+
+    Raises:
+        FileNotFoundError: there is no save. ValueError: it is damaged, or `mmap_mode` is unknown.
+
+    Example:
+        >>> fastembed.Embedding(10, 4).save(directory + "/items")
+        >>> fastembed.load(directory + "/items", mmap_mode="r")([1, 2]).shape
+        (2, 4)
+    """
+    if mmap_mode not in (None, "r", "r+", "c"):
+        raise ValueError(f"`mmap_mode` must be None, 'r', 'r+' or 'c'. Received: mmap_mode={mmap_mode!r}")
+    path = os.path.abspath(os.fspath(path))
+    try:
+        with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
+            saved = json.load(file)
+        cls = {cls.__name__: cls for cls in (layers.Embedding, layers.EmbeddingBag)}[saved["class_name"]]
+        layer = cls.from_config(saved["config"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"`path` must hold a save of this library. Received: path={path!r}: {error}") from error
+    file = os.path.join(path, "embeddings.npy")
+    mapped = np.load(file, mmap_mode=mmap_mode or "r", allow_pickle=False)
+    if mapped.shape != (layer.input_dim, layer.output_dim) or mapped.dtype != layer.dtype:
+        raise ValueError(
+            f"embeddings.npy must hold {layer.dtype} of shape {(layer.input_dim, layer.output_dim)}. Received: "
+            f"{mapped.dtype} of shape {mapped.shape} in {path!r}"
+        )
+    if mmap_mode is None:
+        layer.build()
+        layer.embeddings.assign(mapped)
+    else:
+        layer.adopt(Table.wrap(mapped, path=file))
+    return layer
+
+
+def _write_array(path, array_vd):
+    """np.save in chunks of bytes, without a copy of the array, forced to disk."""
+    with open(path, "wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(array_vd)
+        np.lib.format.write_array_header_1_0(file, header)
+        octets = memoryview(array_vd.reshape(-1).view(np.uint8))
+        for start in range(0, len(octets), _CHUNK):
+            file.write(octets[start : start + _CHUNK])
+        _to_disk(file)
+
+
+def _to_disk(file):
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _directory_to_disk(path):
+    if os.name == "nt":
+        return  # directories cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put(new, path):
+    """Moves directory `new` to `path`; what was at `path` ends up at `new`, or is gone."""
+    if not os.path.lexists(path):
+        os.rename(new, path)
+        return
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if hasattr(libc, "renameat2"):
+            result = libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE)
+            if result == 0:
+                return
+    # Elsewhere two renames: between them a killed process leaves the old save under the name that ends in .replaced.
+    old = path + ".replaced"
+    shutil.rmtree(old, ignore_errors=True)
+    os.rename(path, old)
+    os.rename(new, path)
+    shutil.rmtree(old)

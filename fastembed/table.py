@@ -1,0 +1,129 @@
+"""Table: the matrix of embeddings, and where it lives.
+
+May import: ops, dtypes. Do not break: `numpy()` is the memory itself, never a copy, and it keeps its address for life.
+"""
+
+import threading
+
+import numpy as np
+
+from fastembed import dtypes, ops
+
+
+class Table:
+    """A matrix of embeddings: one row for each id.
+
+    Args:
+        shape: (rows, dim), both positive ints.
+        dtype: the storage dtype: "float32".
+        path: None for memory; or a .npy file that is made if it is missing, and opened for training if it is there.
+        name: str.
+        trainable: False makes every update of the table a ValueError.
+
+    Raises:
+        ValueError, TypeError: wrong sizes or dtype; a file of another shape.
+
+    A new table is zero. Updates of one table from several Python threads wait for each other (`lock`).
+
+    Example:
+        >>> table = fastembed.Table((1000, 16))
+        >>> table.assign(np.ones((1000, 16), "float32"))
+        >>> table[[3, 4]].shape, table.nbytes
+        ((2, 16), 64000)
+    """
+
+    def __init__(self, shape, dtype="float32", path=None, *, name="embeddings", trainable=True):
+        rows, dim = (check_size(n, name) for n, name in zip(shape, ("shape[0]", "shape[1]"), strict=True))
+        storage = dtypes.storage(dtype)
+        if path is None:
+            array = ops.zeros((rows, dim))
+        else:
+            array = _open(path, (rows, dim), storage)
+        self._set(array, path, name, trainable)
+
+    @classmethod
+    def wrap(cls, array, *, path=None, name="embeddings", trainable=True):
+        """A table on the memory of a float32 C-contiguous matrix; no copy. A read-only array gives look-ups only."""
+        table = cls.__new__(cls)
+        table._set(ops.check_table(array, "array"), path, name, trainable)
+        return table
+
+    def _set(self, array, path, name, trainable):
+        self._array_vd = array
+        self.path = path
+        self.name = name
+        self.trainable = trainable
+        self.lock = threading.RLock()
+
+    @property
+    def shape(self):
+        """(rows, dim)"""
+        return self._array_vd.shape
+
+    @property
+    def dtype(self):
+        """The storage dtype, as a NumPy dtype."""
+        return self._array_vd.dtype
+
+    @property
+    def nbytes(self):
+        """The bytes of the rows."""
+        return self._array_vd.nbytes
+
+    def numpy(self):
+        """Returns the table's own memory as an array (rows, dim); writing to it writes to the table."""
+        return self._array_vd
+
+    def assign(self, array):
+        """Copies an array of the same shape into the table."""
+        array = np.asarray(array)
+        if array.shape != self.shape or array.dtype.kind not in "fiu":
+            raise ValueError(
+                f"`array` must be numbers of shape {self.shape}. Received: {array.dtype} of shape {array.shape}"
+            )
+        ops.check_table(self._array_vd, "table", writeable=True)
+        with self.lock:
+            np.copyto(self._array_vd, array, casting="same_kind" if array.dtype.kind == "f" else "unsafe")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._array_vd, dtype=dtype, copy=copy)
+
+    def __len__(self):
+        return len(self._array_vd)
+
+    def __getitem__(self, key):
+        """Rows as a new array, for integer ids of any shape; a slice gives a view."""
+        if isinstance(key, slice):
+            return self._array_vd[key]
+        return ops.gather(self._array_vd, key)
+
+    def __repr__(self):
+        return f"<Table {self.name!r} shape={self.shape} dtype={self.dtype}>"
+
+    def __getstate__(self):
+        state = self.__dict__.copy()
+        del state["lock"]
+        if isinstance(self._array_vd, np.memmap):  # a copy lives in memory: two writers of one file lose data
+            state.update(_array_vd=np.array(self._array_vd), path=None)
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, lock=threading.RLock())
+
+
+def check_size(value, name):
+    """A positive int, from an int or a NumPy integer."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value <= 0:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return int(value)
+
+
+def _open(path, shape, storage):
+    """A .npy file as a writeable memory map; made, sparse and zero, if there is none."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r+")
+    except FileNotFoundError:
+        return np.lib.format.open_memmap(path, mode="w+", dtype=storage, shape=shape)
+    if array.shape != shape or array.dtype != storage:
+        raise ValueError(f"`path` must hold {storage} of shape {shape}. Received: {path}: {array.dtype} {array.shape}")
+    return array

@@ -1,0 +1,54 @@
+"""Builds fastembed._core; everything else about the distribution is in pyproject.toml.
+
+FASTEMBED_OPENMP=0 builds without OpenMP (one thread); FASTEMBED_DEBUG=1 with bounds checks, assertions and symbols.
+"""
+
+import os
+import sys
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+OPENMP = os.environ.get("FASTEMBED_OPENMP", "1") != "0"
+DEBUG = os.environ.get("FASTEMBED_DEBUG", "0") == "1"
+
+# The same bits on every processor: no contraction to fused multiply-add, no reordering, no -march=native.
+UNIX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi"]
+UNIX += ["-g", "-UNDEBUG"] if DEBUG else ["-g0"]
+FLAGS = {
+    "unix": (UNIX, []),
+    "mingw32": (UNIX, []),
+    "msvc": (["/O2", "/fp:precise", "/std:c11"], []),
+}
+OPENMP_FLAGS = {
+    "unix": (["-fopenmp"], ["-fopenmp"]),
+    "darwin": (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
+    "mingw32": (["-fopenmp"], ["-fopenmp"]),
+    "msvc": (["/openmp"], []),
+}
+
+
+class BuildExt(build_ext):
+    """Compiler flags, once the compiler is known."""
+
+    def build_extensions(self):
+        kind = self.compiler.compiler_type
+        compile_flags, link_flags = FLAGS[kind]
+        if OPENMP:
+            more = OPENMP_FLAGS["darwin" if sys.platform == "darwin" else kind]
+            compile_flags, link_flags = compile_flags + more[0], link_flags + more[1]
+        for extension in self.extensions:
+            extension.extra_compile_args = compile_flags
+            extension.extra_link_args = link_flags
+        super().build_extensions()
+
+
+ROWS = "fastembed/_rows/"
+core = Extension(
+    "fastembed._core",
+    ["fastembed/_core.pyx"] + [f"{ROWS}rows_{name}.c" for name in ("base", "avx2", "avx512", "select")],
+    depends=[f"{ROWS}{name}.h" for name in ("rows", "rows_impl", "parallel")],
+)
+directives = {"boundscheck": True, "initializedcheck": True} if DEBUG else {}
+setup(ext_modules=cythonize(core, compiler_directives=directives, force=DEBUG), cmdclass={"build_ext": BuildExt})
