@@ -57,10 +57,12 @@ cdef enum:
     WINDOW = 1024         # ids turned into pointers at a time
     CHUNK = 512           # parts of a row that are summed one after the other; then the sums of chunks are
     HOT = 8 * CHUNK       # a row with so many parts is summed by all threads together
-    BATCH = 16            # rows of an update between prefetch and step
     BLOCK = 512           # keys of an update that a thread takes at a time
+    BATCH = 16            # rows that are stepped together
+    AHEAD = 16            # rows of an update, with their state, between prefetch and use
     BAGS = 64             # bags, or more if they are small, that a thread takes at a time
     STREAM = 4 << 20      # bytes from which a gathered array is stored past the caches
+    FAR = 1 << 20         # bytes from which upstream gradients are prefetched
 
 SUM, MEAN, SQRTN, MAX = 0, 1, 2, 3
 cdef enum:
@@ -611,6 +613,7 @@ cdef struct Update:
     const float *upstream
     int64_t bags
     int64_t d
+    bint far                      # the upstream gradients are too large for the caches
     const float *weights
     const int32_t *arg            # a maximum: which id of the bag gave it
     float *table
@@ -634,10 +637,10 @@ cdef struct Update:
 
 
 cdef struct Parts:                # a block of parts, ready for a row function
-    const float *rows[CHUNK + FE_AHEAD]
-    const int32_t *args[CHUNK]
-    int32_t index[CHUNK]
-    float factors[CHUNK]
+    const float *rows[BLOCK + CHUNK + FE_AHEAD]
+    const int32_t *args[BLOCK + CHUNK]
+    int32_t index[BLOCK + CHUNK]
+    float factors[BLOCK + CHUNK]
 
 
 cdef inline int64_t row_at(const Update *u, int64_t k) noexcept nogil:
@@ -661,7 +664,7 @@ cdef void load_parts(const Update *u, int64_t first, int64_t count, Parts *parts
         elif u.sort.factor_b != NULL:
             parts.factors[i] = u.sort.factor_b[bag]
     for i in range(count, count + FE_AHEAD):
-        parts.rows[i] = parts.rows[count - 1]
+        parts.rows[i] = parts.rows[count - 1] if count else u.upstream
 
 
 cdef inline void sum_parts(const Update *u, Parts *parts, int64_t first, int64_t count, float *out) noexcept nogil:
@@ -715,53 +718,58 @@ cdef inline int64_t end_of_run(const Update *u, int64_t begin) noexcept nogil:
 
 
 cdef void update_block(Update *u, int64_t block, Parts *parts, float *scratch) noexcept nogil:
-    """Steps the rows whose first key is in this block, BATCH at a time: prefetch the rows, sum their parts, step."""
-    cdef float *rows[BATCH]
-    cdef float *states[BATCH]
+    """Steps the rows whose first key is in this block: finds them, and then, a few rows behind the prefetch, sums their
+    parts and steps them BATCH at a time. Only the last row can have more than CHUNK parts (as CHUNK >= BLOCK)."""
+    cdef int64_t begins[BLOCK + 1]
+    cdef float *rows[BLOCK]
+    cdef float *states[BLOCK]
     cdef const float *grads[BATCH]
-    cdef int64_t begins[BATCH + 1]
-    cdef int64_t at = block * BLOCK, stop, m, i, row, end, loaded, unique = 0
+    cdef int64_t k = block * BLOCK, stop, m = 0, i, r, row, last = -1, count, first, short_runs
+    cdef size_t row_bytes = u.d * sizeof(float), state_bytes = u.state_width * sizeof(float)
     cdef bint plain = u.weights == NULL and u.sort.factor_b == NULL and u.arg == NULL
-    stop = at + BLOCK if at + BLOCK < u.sort.kept else u.sort.kept
-    if at and row_at(u, at) == row_at(u, at - 1):
-        at = end_of_run(u, at)
-    if u.unique_rows != NULL:
-        unique = u.unique_before[block]
-    while at < stop:
-        m = 0
-        begins[0] = at
-        while m < BATCH and at < stop:
-            end = end_of_run(u, at)
-            if m and end - begins[0] > CHUNK:
-                break
-            row = row_at(u, at)
-            if u.unique_rows != NULL:
-                u.unique_rows[unique] = row
-                rows[m] = u.table + unique * u.d
-                unique += 1
-            else:
-                rows[m] = u.table + row * u.d
-                fe_prefetch(rows[m], u.d * sizeof(float))
-            states[m] = NULL
-            if u.state_width:
-                states[m] = u.state + row * u.state_width
-                fe_prefetch(states[m], u.state_width * sizeof(float))
-            m += 1
-            at = end
-            begins[m] = at
-        if begins[m] - begins[0] > CHUNK:
-            sum_long_run(u, begins[0], begins[1], parts, scratch, scratch + u.d)
-            grads[0] = scratch
+    stop = k + BLOCK if k + BLOCK < u.sort.kept else u.sort.kept
+    if k:
+        last = row_at(u, k - 1)
+    for k in range(k, stop):
+        row = row_at(u, k)
+        if row == last:
+            continue
+        last = row
+        begins[m] = k
+        if u.unique_rows != NULL:
+            u.unique_rows[u.unique_before[block] + m] = row
+            rows[m] = u.table + (u.unique_before[block] + m) * u.d
         else:
-            load_parts(u, begins[0], begins[m] - begins[0], parts)
-            for i in range(m):
-                loaded = begins[i] - begins[0]
-                if plain and begins[i + 1] - begins[i] == 1:
-                    grads[i] = parts.rows[loaded]
-                else:
-                    grads[i] = scratch + i * u.d
-                    sum_parts(u, parts, loaded, begins[i + 1] - begins[i], scratch + i * u.d)
-        u.step(rows, states, grads, m, u.d, &u.hyper)
+            rows[m] = u.table + row * u.d
+        states[m] = u.state + row * u.state_width
+        m += 1
+    if m == 0:
+        return
+    begins[m] = end_of_run(u, begins[m - 1])
+    short_runs = m - 1 if begins[m] - begins[m - 1] > CHUNK else m
+    first = begins[0]
+    load_parts(u, first, begins[short_runs] - first, parts)
+    for i in range(AHEAD if AHEAD < m else m):
+        fe_prefetch(rows[i], row_bytes)
+        fe_prefetch(states[i], state_bytes)
+    for i in range(m):
+        r = i % BATCH
+        if i + AHEAD < m:
+            fe_prefetch(rows[i + AHEAD], row_bytes)
+            fe_prefetch(states[i + AHEAD], state_bytes)
+        count = begins[i + 1] - begins[i]
+        if count > CHUNK:
+            grads[r] = scratch + r * u.d
+            sum_long_run(u, begins[i], begins[i + 1], parts, scratch + r * u.d, scratch + BATCH * u.d)
+        elif count == 1 and plain:
+            grads[r] = parts.rows[begins[i] - first]
+            if u.far:
+                fe_prefetch(parts.rows[begins[i] - first + AHEAD], row_bytes)
+        else:
+            grads[r] = scratch + r * u.d
+            sum_parts(u, parts, begins[i] - first, count, scratch + r * u.d)
+        if r == BATCH - 1 or i == m - 1:
+            u.step(rows + (i - r), states + (i - r), grads, r + 1, u.d, &u.hyper)
 
 
 cdef void update_worker(Update *u, int me) noexcept nogil:
@@ -853,6 +861,7 @@ cdef Update make_update(Groups groups, const float[:, ::1] upstream_bd, const fl
         raise ValueError("`upstream` has fewer rows than the groups were made for")
     if groups.sort.kept and u.d:
         u.upstream = &upstream_bd[0, 0]
+        u.far = u.bags * u.d * 4 > FAR
         if weights_n is not None:
             if weights_n.shape[0] < groups.sort.ids.n:
                 raise ValueError("`weights` is shorter than the ids of the groups")

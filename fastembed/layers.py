@@ -244,8 +244,8 @@ class Embedding:
 
         Args:
             ids: what `call` was given.
-            upstream: float32 or float64, the gradient of the loss with respect to what `call` returned, in its shape (for
-                ragged ids a `Ragged`, or its flat values).
+            upstream: float32 or float64, the gradient of the loss with respect to what `call` returned, in its shape
+                (for ragged ids a `Ragged`, or its flat values).
 
         Returns:
             IndexedSlices; rows of repeated ids are summed where it is used. The padding row is left out.
@@ -256,11 +256,9 @@ class Embedding:
             upstream = upstream.flat_values
         ids_n, shape = ops.flat_ids(ids)
         upstream = np.asarray(upstream)
-        if upstream.shape != shape + (self.output_dim,):
-            raise ValueError(f"`upstream` must have shape {shape + (self.output_dim,)}. Received: {upstream.shape}")
-        parts = ops.parts_checked(
-            ids_n, upstream.reshape(len(ids_n), self.output_dim), padding_idx=self.padding_idx
-        )
+        if upstream.shape != (*shape, self.output_dim):
+            raise ValueError(f"`upstream` must have shape {(*shape, self.output_dim)}. Received: {upstream.shape}")
+        parts = ops.parts_checked(ids_n, upstream.reshape(len(ids_n), self.output_dim), padding_idx=self.padding_idx)
         return IndexedSlices.from_parts(parts, (self.input_dim, self.output_dim))
 
     def compute_mask(self, inputs, mask=None):
@@ -357,7 +355,9 @@ class EmbeddingBag(Embedding):
             raise ValueError(f"`combiner` must be one of {list(ops.COMBINERS)}. Received: combiner={combiner!r}")
         self.combiner = combiner
         if self.mask_zero and self.padding_idx not in (None, 0):
-            raise ValueError(f"`padding_idx` must be 0 or None with mask_zero. Received: padding_idx={self.padding_idx}")
+            raise ValueError(
+                f"`padding_idx` must be 0 or None with mask_zero. Received: padding_idx={self.padding_idx}"
+            )
         self.supports_masking = False  # a bag has no time steps left to mask
         self._skipped = 0 if self.mask_zero else self.padding_idx
 

@@ -213,10 +213,10 @@ def gather(table, ids, out=None):
     Args:
         table: float32 array (v, d), C-contiguous; a memory map too.
         ids: integers of any shape, 0 <= id < v.
-        out: float32 array of shape ids.shape + (d,) to write to, or None for a new one.
+        out: float32 array of shape ids.(*shape, d) to write to, or None for a new one.
 
     Returns:
-        float32 array of shape ids.shape + (d,).
+        float32 array of shape ids.(*shape, d).
 
     Raises:
         IndexError: an id outside [0, v), with its position; `out` is then as it was.
@@ -234,9 +234,9 @@ def gather(table, ids, out=None):
     v, d = table.shape
     n = len(ids_n)
     if out is None:
-        result = np.empty(shape + (d,), np.float32)
+        result = np.empty((*shape, d), np.float32)
     else:
-        result = check_out(out, shape + (d,), (table, ids_n))
+        result = check_out(out, (*shape, d), (table, ids_n))
         if not _BY_ID["check_ids"][ids_n.dtype](ids_n, v):
             explain_ids(ids_n, v, shape)
     out_nd = result if len(shape) == 1 else result.reshape(n, d)
@@ -402,7 +402,9 @@ def parts_checked(ids_n, upstream, splits_b1=None, weights=None, combiner="sum",
     if (argmax is not None) != (code == _core.MAX):
         raise ValueError(f"`argmax` goes with combiner 'max', and only with it. Received: combiner={combiner!r}")
     if argmax is not None and (argmax.dtype != np.int32 or argmax.shape != upstream_bd.shape):
-        raise ValueError(f"`argmax` must be int32 of shape {upstream_bd.shape}. Received: {argmax.dtype} {argmax.shape}")
+        raise ValueError(
+            f"`argmax` must be int32 of shape {upstream_bd.shape}. Received: {argmax.dtype} {argmax.shape}"
+        )
     return Parts(ids_n, splits_b1, weights_n, code, -1 if padding_idx is None else padding_idx, upstream_bd, argmax)
 
 

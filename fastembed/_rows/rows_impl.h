@@ -29,19 +29,19 @@ typedef int32_t ivec __attribute__((vector_size(4 * FE_WIDTH), aligned(4), may_a
 typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t ivec4 __attribute__((vector_size(16), aligned(4), may_alias));
 /* The statements `body(V, I)` for every column j of 0..d: V a float type, I an integer type of the same lanes. */
-#define FE_COLUMNS(body)                                       \
-    {                                                          \
-        size_t j = 0;                                          \
-        for (; j + FE_WIDTH <= d; j += FE_WIDTH) body(vec, ivec) \
-        for (; j + 4 <= d; j += 4) body(vec4, ivec4)           \
-        for (; j < d; j++) body(float, int32_t)                \
+#define FE_COLUMNS(body)                                             \
+    {                                                                \
+        size_t j = 0;                                                \
+        for (; j + FE_WIDTH <= d; j += FE_WIDTH) { body(vec, ivec) } \
+        for (; j + 4 <= d; j += 4) { body(vec4, ivec4) }             \
+        for (; j < d; j++) { body(float, int32_t) }                  \
     }
 #else
 #define FE_INLINE static inline
 typedef float vec;
 typedef int32_t ivec;
 #define FE_COLUMNS(body) \
-    for (size_t j = 0; j < d; j++) body(float, int32_t)
+    for (size_t j = 0; j < d; j++) { body(float, int32_t) }
 #endif
 
 #define AT(V, p) (*(V *)((p) + j))
@@ -216,16 +216,15 @@ static float FE_NAME(dot)(const float *x, const float *y, size_t d)
 
 /* ---- optimizer steps: Keras 3's formulas unless said otherwise --------------------------------------------------- */
 
-#define STEP(name)                                                                                            \
-    static void FE_NAME(name)(float *const *rows, float *const *states, const float *const *grads, size_t n, \
-                              size_t d, const fe_hyper *hyper)
-#define EACH_ROW for (size_t i = 0; i < n; i++)
+#define STEP(name)                                                                                                     \
+    static void FE_NAME(name)(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d, \
+                              const fe_hyper *hyper)
 
 STEP(store)
 {
     (void)states;
     (void)hyper;
-    EACH_ROW memcpy(rows[i], grads[i], d * sizeof(float));
+    for (size_t i = 0; i < n; i++) memcpy(rows[i], grads[i], d * sizeof(float));
 }
 
 /* w -= lr g */
@@ -233,7 +232,7 @@ STEP(sgd)
 {
     const float lr = hyper->learning_rate;
     (void)states;
-    EACH_ROW {
+    for (size_t i = 0; i < n; i++) {
 #define BODY(V, I) AT(V, rows[i]) -= lr * GET(V, grads[i]);
         FE_COLUMNS(BODY)
 #undef BODY
@@ -244,12 +243,12 @@ STEP(sgd)
 STEP(momentum)
 {
     const float lr = hyper->learning_rate, mu = hyper->momentum;
-    EACH_ROW {
-#define BODY(V, I)                                               \
-    {                                                            \
-        V m = mu * AT(V, states[i]) - lr * GET(V, grads[i]);     \
-        AT(V, states[i]) = m;                                    \
-        AT(V, rows[i]) += m;                                     \
+    for (size_t i = 0; i < n; i++) {
+#define BODY(V, I)                                           \
+    {                                                        \
+        V m = mu * AT(V, states[i]) - lr * GET(V, grads[i]); \
+        AT(V, states[i]) = m;                                \
+        AT(V, rows[i]) += m;                                 \
     }
         FE_COLUMNS(BODY)
 #undef BODY
@@ -260,13 +259,13 @@ STEP(momentum)
 STEP(nesterov)
 {
     const float lr = hyper->learning_rate, mu = hyper->momentum;
-    EACH_ROW {
-#define BODY(V, I)                                               \
-    {                                                            \
-        V move = lr * GET(V, grads[i]);                          \
-        V m = mu * AT(V, states[i]) - move;                      \
-        AT(V, states[i]) = m;                                    \
-        AT(V, rows[i]) += mu * m - move;                         \
+    for (size_t i = 0; i < n; i++) {
+#define BODY(V, I)                          \
+    {                                       \
+        V move = lr * GET(V, grads[i]);     \
+        V m = mu * AT(V, states[i]) - move; \
+        AT(V, states[i]) = m;               \
+        AT(V, rows[i]) += mu * m - move;    \
     }
         FE_COLUMNS(BODY)
 #undef BODY
@@ -277,12 +276,12 @@ STEP(nesterov)
 STEP(adagrad)
 {
     const float lr = hyper->learning_rate, eps = hyper->epsilon;
-    EACH_ROW {
-#define BODY(V, I)                                               \
-    {                                                            \
-        V g = GET(V, grads[i]), a = AT(V, states[i]) + g * g;    \
-        AT(V, states[i]) = a;                                    \
-        AT(V, rows[i]) -= lr * g / SQRT(V, a + eps);             \
+    for (size_t i = 0; i < n; i++) {
+#define BODY(V, I)                                            \
+    {                                                         \
+        V g = GET(V, grads[i]), a = AT(V, states[i]) + g * g; \
+        AT(V, states[i]) = a;                                 \
+        AT(V, rows[i]) -= lr * g / SQRT(V, a + eps);          \
     }
         FE_COLUMNS(BODY)
 #undef BODY
@@ -292,7 +291,7 @@ STEP(adagrad)
 /* a += mean(g^2), one number a row;  w -= lr g / (sqrt(a) + eps): FBGEMM's EXACT_ROWWISE_ADAGRAD */
 STEP(rowwise_adagrad)
 {
-    EACH_ROW {
+    for (size_t i = 0; i < n; i++) {
         const float a = states[i][0] + FE_NAME(dot)(grads[i], grads[i], d) / (float)d;
         const float rate = hyper->learning_rate / (sqrt_float(a) + hyper->epsilon);
         states[i][0] = a;
@@ -307,16 +306,16 @@ STEP(adam)
 {
     const float lr = hyper->learning_rate, eps = hyper->epsilon;
     const float c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
-    EACH_ROW {
+    for (size_t i = 0; i < n; i++) {
         float *second = states[i] + d;
-#define BODY(V, I)                                                            \
-    {                                                                         \
-        V g = GET(V, grads[i]), m = AT(V, states[i]), v = AT(V, second);      \
-        m += (g - m) * c1;                                                    \
-        v += (g * g - v) * c2;                                                \
-        AT(V, states[i]) = m;                                                 \
-        AT(V, second) = v;                                                    \
-        AT(V, rows[i]) -= lr * m / (SQRT(V, v) + eps);                        \
+#define BODY(V, I)                                                       \
+    {                                                                    \
+        V g = GET(V, grads[i]), m = AT(V, states[i]), v = AT(V, second); \
+        m += (g - m) * c1;                                               \
+        v += (g * g - v) * c2;                                           \
+        AT(V, states[i]) = m;                                            \
+        AT(V, second) = v;                                               \
+        AT(V, rows[i]) -= lr * m / (SQRT(V, v) + eps);                   \
     }
         FE_COLUMNS(BODY)
 #undef BODY
@@ -377,83 +376,97 @@ FE_INLINE float uniform_value(uint32_t word, float low, float span, float last)
     return x < last ? x : last;
 }
 
-/* The normal quantile: Wichura's algorithm AS 241 (PPND16), 1988, relative error about 1e-16 in double. */
+/* The normal quantile: Wichura's algorithm AS 241 (PPND16), 1988; relative error about 1e-16 in double. Numerator and
+ * denominator of three rational functions, highest power first. */
+static double horner(const double *c, double x)
+{
+    double sum = c[0];
+    for (int k = 1; k < 8; k++) sum = sum * x + c[k];
+    return sum;
+}
+
+static const double centre_top[8] = {2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
+                                     4.5921953931549871457e4, 1.3731693765509461125e4, 1.9715909503065514427e3,
+                                     1.3314166789178437745e2, 3.3871328727963666080e0};
+static const double centre_bottom[8] = {
+    5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4, 2.1213794301586595867e4,
+    5.3941960214247511077e3, 6.8718700749205790830e2, 4.2313330701600911252e1, 1.0};
+static const double tail_top[8] = {7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
+                                   1.27045825245236838258e0,  3.64784832476320460504e0,  5.76949722146069140550e0,
+                                   4.63033784615654529590e0,  1.42343711074968357734e0};
+static const double tail_bottom[8] = {
+    1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2, 1.48103976427480074590e-1,
+    6.89767334985100004550e-1, 1.67638483018380384940e0,  2.05319162663775882187e0,  1.0};
+static const double far_top[8] = {2.01033439929228813265e-7, 2.71155556874348757815e-5, 1.24266094738807843860e-3,
+                                  2.65321895265761230930e-2, 2.96560571828504891230e-1, 1.78482653991729133580e0,
+                                  5.46378491116411436990e0,  6.65790464350110377720e0};
+static const double far_bottom[8] = {
+    2.04426310338993978564e-15, 1.42151175831644588870e-7, 1.84631831751005468180e-5, 7.86869131145613259100e-4,
+    1.48753612908506148525e-2,  1.36929880922735805310e-1, 5.99832206555887937690e-1, 1.0};
+
+/* By hand, as the logarithm of the C library differs between processors. x is normal and positive. */
+static double natural_log(double x)
+{
+    uint64_t bits;
+    double s, z, sum = 1.0 / 19;
+    memcpy(&bits, &x, 8);
+    int exponent = (int)(bits >> 52) - 1023;
+    bits = (bits & 0x000fffffffffffffu) | 0x3ff0000000000000u;
+    memcpy(&x, &bits, 8);
+    if (x > 1.4142135623730951) {
+        x *= 0.5;
+        exponent++;
+    }
+    s = (x - 1.0) / (x + 1.0); /* |s| < 0.172; log x = 2 atanh s */
+    z = s * s;
+    for (int k = 17; k > 0; k -= 2) sum = sum * z + 1.0 / k;
+    return 2.0 * s * sum + exponent * 0.693147180559945309417;
+}
+
+static double sqrt_double(double x)
+{
+#if defined(__GNUC__)
+    return __builtin_sqrt(x);
+#else
+    extern double sqrt(double);
+    return sqrt(x);
+#endif
+}
+
 static double quantile(double p)
 {
     const double q = p - 0.5;
-    double r, x;
-    if (q >= -0.425 && q <= 0.425) {
-        r = 0.180625 - q * q;
-        return q *
-               (((((((2.5090809287301226727e3 * r + 3.3430575583588128105e4) * r + 6.7265770927008700853e4) * r +
-                    4.5921953931549871457e4) * r + 1.3731693765509461125e4) * r + 1.9715909503065514427e3) * r +
-                 1.3314166789178437745e2) * r + 3.3871328727963666080e0) /
-               (((((((5.2264952788528545610e3 * r + 2.8729085735721942674e4) * r + 3.9307895800092710610e4) * r +
-                    2.1213794301586595867e4) * r + 5.3941960214247511077e3) * r + 6.8718700749205790830e2) * r +
-                 4.2313330701600911252e1) * r + 1.0);
-    }
-    r = q < 0 ? p : 1.0 - p;
-    { /* r = sqrt(-log(r)); the logarithm by hand, as that of the C library differs between processors */
-        uint64_t bits;
-        double f, s, z, log;
-        memcpy(&bits, &r, 8);
-        int e = (int)(bits >> 52) - 1023;
-        bits = (bits & 0x000fffffffffffffu) | 0x3ff0000000000000u;
-        memcpy(&f, &bits, 8);
-        if (f > 1.4142135623730951) f *= 0.5, e++;
-        s = (f - 1.0) / (f + 1.0); /* |s| < 0.172, log f = 2 atanh s */
-        z = s * s;
-        log = 1.0 / 19;
-        for (int k = 17; k > 0; k -= 2) log = log * z + 1.0 / k;
-        log = 2.0 * s * log + e * 0.693147180559945309417;
-#if defined(__GNUC__)
-        r = __builtin_sqrt(-log);
-#else
-        extern double sqrt(double);
-        r = sqrt(-log);
-#endif
-    }
-    if (r <= 5.0) {
-        r -= 1.6;
-        x = (((((((7.74545014278341407640e-4 * r + 2.27238449892691845833e-2) * r + 2.41780725177450611770e-1) * r +
-                1.27045825245236838258e0) * r + 3.64784832476320460504e0) * r + 5.76949722146069140550e0) * r +
-              4.63033784615654529590e0) * r + 1.42343711074968357734e0) /
-            (((((((1.05075007164441684324e-9 * r + 5.47593808499534494600e-4) * r + 1.51986665636164571966e-2) * r +
-                1.48103976427480074590e-1) * r + 6.89767334985100004550e-1) * r + 1.67638483018380384940e0) * r +
-              2.05319162663775882187e0) * r + 1.0);
-    } else {
-        r -= 5.0;
-        x = (((((((2.01033439929228813265e-7 * r + 2.71155556874348757815e-5) * r + 1.24266094738807843860e-3) * r +
-                2.65321895265761230930e-2) * r + 2.96560571828504891230e-1) * r + 1.78482653991729133580e0) * r +
-              5.46378491116411436990e0) * r + 6.65790464350110377720e0) /
-            (((((((2.04426310338993978564e-15 * r + 1.42151175831644588870e-7) * r + 1.84631831751005468180e-5) * r +
-                7.86869131145613259100e-4) * r + 1.48753612908506148525e-2) * r + 1.36929880922735805310e-1) * r +
-              5.99832206555887937690e-1) * r + 1.0);
-    }
+    double r = 0.180625 - q * q, x;
+    if (q >= -0.425 && q <= 0.425) return q * horner(centre_top, r) / horner(centre_bottom, r);
+    r = sqrt_double(-natural_log(q < 0 ? p : 1.0 - p));
+    if (r <= 5.0)
+        x = horner(tail_top, r - 1.6) / horner(tail_bottom, r - 1.6);
+    else
+        x = horner(far_top, r - 5.0) / horner(far_bottom, r - 5.0);
     return q < 0 ? -x : x;
 }
 
 /* Calls `value(word)` for every element. With c = ceil(d / 4) counters a row, word k of counter b is column k c + b. */
-#define FILL(value)                                                                               \
-    const size_t c = (d + 3) / 4, total = n * c;                                                  \
-    uint64_t rows[16], blocks[16];                                                                \
-    uint32_t words[64];                                                                           \
-    size_t i = 0, b = 0; /* the next counter: row i, block b */                                   \
-    for (size_t at = 0; at < total; at += 16) {                                                   \
-        const int lanes = total - at < 16 ? (int)(total - at) : 16;                               \
-        for (int l = 0; l < 16; l++) { /* lanes past the end repeat a row; nobody reads them */   \
-            rows[l] = row + i, blocks[l] = b;                                                     \
-            if (++b == c) b = 0, i++;                                                             \
-        }                                                                                         \
-        FE_NAME(philox)(rows, blocks, seed, words);                                               \
-        if (c % 16 == 0 && d % 4 == 0) { /* 16 counters are 4 runs of 16 columns of one row */    \
-            float *to = out + (rows[0] - row) * d + blocks[0];                                    \
-            for (int k = 0; k < 4; k++)                                                           \
-                for (int l = 0; l < 16; l++) to[k * c + l] = value(words[16 * k + l]);            \
-        } else                                                                                    \
-            for (int l = 0; l < lanes; l++)                                                       \
-                for (size_t k = 0; k < 4 && k * c + blocks[l] < d; k++)                           \
-                    out[(rows[l] - row) * d + k * c + blocks[l]] = value(words[16 * k + l]);      \
+#define FILL(value)                                                                             \
+    const size_t c = (d + 3) / 4, total = n * c;                                                \
+    uint64_t rows[16], blocks[16];                                                              \
+    uint32_t words[64];                                                                         \
+    size_t i = 0, b = 0; /* the next counter: row i, block b */                                 \
+    for (size_t at = 0; at < total; at += 16) {                                                 \
+        const int lanes = total - at < 16 ? (int)(total - at) : 16;                             \
+        for (int l = 0; l < 16; l++) { /* lanes past the end repeat a row; nobody reads them */ \
+            rows[l] = row + i, blocks[l] = b;                                                   \
+            if (++b == c) b = 0, i++;                                                           \
+        }                                                                                       \
+        FE_NAME(philox)(rows, blocks, seed, words);                                             \
+        if (c % 16 == 0 && d % 4 == 0) { /* 16 counters are 4 runs of 16 columns of one row */  \
+            float *to = out + (rows[0] - row) * d + blocks[0];                                  \
+            for (int k = 0; k < 4; k++)                                                         \
+                for (int l = 0; l < 16; l++) to[k * c + l] = value(words[16 * k + l]);          \
+        } else                                                                                  \
+            for (int l = 0; l < lanes; l++)                                                     \
+                for (size_t k = 0; k < 4 && k * c + blocks[l] < d; k++)                         \
+                    out[(rows[l] - row) * d + k * c + blocks[l]] = value(words[16 * k + l]);    \
     }
 
 static void FE_NAME(uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high)

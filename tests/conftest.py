@@ -1,0 +1,73 @@
+"""Shared by all tests: the oracle on the path, random numbers, guarded arrays, programs in their own process.
+
+May import: pytest, NumPy, fastembed. Do not break: tests run from the checkout and against an installed
+wheel, so nothing here may put the checkout itself on the path.
+"""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = str(Path(__file__).parent)
+sys.path.insert(0, HERE)
+
+import fastembed  # noqa: E402
+
+
+@pytest.fixture
+def rng():
+    """The same random numbers for each test."""
+    return np.random.default_rng(2026)
+
+
+@pytest.fixture
+def threads():
+    """`fastembed.set_num_threads`; the number is put back afterwards."""
+    before = fastembed.get_num_threads()
+    yield fastembed.set_num_threads
+    fastembed.set_num_threads(before)
+
+
+@pytest.fixture
+def guarded():
+    """Copies an array to where numbers on both sides of it are watched: writing past its ends fails."""
+    watched = []
+
+    def guard(array):
+        edge, sentinel = 67, 123
+        buffer = np.full(array.size + 2 * edge, sentinel, array.dtype)
+        inside = buffer[edge:-edge].reshape(array.shape)
+        inside[...] = array
+        watched.append((buffer[:edge], buffer[-edge:]))
+        return inside
+
+    yield guard
+    for before, after in watched:
+        assert (before == 123).all()
+        assert (after == 123).all()
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Runs a program in a new interpreter, away from the checkout, and returns what it printed."""
+
+    def run(program, *arguments, timeout=60, **environment):
+        path = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
+        result = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    return run
