@@ -26,18 +26,22 @@ cdef extern from "_rows/rows.h" nogil:
         float beta_1
         float beta_2
         float epsilon
-    ctypedef void fe_step(float **rows, float **states, const float **grads, size_t n, size_t d, const fe_hyper *hyper) noexcept nogil
+    ctypedef void fe_step(float **rows, float **states, const float **grads, size_t n, size_t d,
+                          const fe_hyper *hyper) noexcept nogil
     ctypedef struct fe_rows:
         const char *isa
         void (*copy)(const float **rows, size_t n, size_t d, float *out, int stream) noexcept nogil
         void (*sum)(const float **rows, const float *w, size_t n, size_t d, float *out, int add) noexcept nogil
-        void (*sum_where)(const float **rows, const int32_t **args, const int32_t *index, const float *w,
-                       size_t n, size_t d, float *out, int add) noexcept nogil
-        void (*max)(const float **rows, const float *w, size_t n, size_t d, float *out, int32_t *arg, int32_t first, int add) noexcept nogil
+        void (*sum_where)(const float **rows, const int32_t **args, const int32_t *index, const float *w, size_t n,
+                          size_t d, float *out, int add) noexcept nogil
+        void (*max)(const float **rows, const float *w, size_t n, size_t d, float *out, int32_t *arg, int32_t first,
+                    int add) noexcept nogil
         void (*scale)(float *x, float factor, size_t d) noexcept nogil
         float (*dot)(const float *x, const float *y, size_t d) noexcept nogil
-        void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high) noexcept nogil
-        void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high) noexcept nogil
+        void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low,
+                        float high) noexcept nogil
+        void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean,
+                       float stddev) noexcept nogil
         fe_step **step
     const fe_rows *fe_rows_select(const char *isa)
     void fe_prefetch(const void *p, size_t num_bytes)
@@ -191,7 +195,8 @@ cdef void gather_worker(Look *look) noexcept nogil:
         look.rows.copy(pointers, count, look.d, look.out + start * look.d, stream)
 
 
-cdef inline double bag_factor(const Ids *ids, const float *weights, int combiner, int64_t start, int64_t end) noexcept nogil:
+cdef inline double bag_factor(const Ids *ids, const float *weights, int combiner, int64_t start,
+                              int64_t end) noexcept nogil:
     """What the sum of a bag is multiplied by: mean 1 / sum(w), sqrtn 1 / sqrt(sum(w^2)), nothing divided by zero."""
     cdef int64_t i
     cdef double total = 0
@@ -298,8 +303,8 @@ def gather(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None
 
 
 def pool(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None, const int64_t[::1] splits_b1 not None,
-         const float[::1] weights_n, int combiner, int64_t padding, float[:, ::1] out_bd not None, int32_t[:, ::1] arg_bd,
-         int num_threads):
+         const float[::1] weights_n, int combiner, int64_t padding, float[:, ::1] out_bd not None,
+         int32_t[:, ::1] arg_bd, int num_threads):
     """out_bd[b] = the combined rows of ids_n[splits_b1[b] : splits_b1[b + 1]]; arg_bd: for a maximum, which id of the
     bag gave it (-1: the bag is empty). Returns False if an id or split was bad (out_bd is then partly written)."""
     cdef Look look = make_look(table_vd, make_ids(ids_n, padding))
@@ -902,9 +907,15 @@ cdef void dense_worker(Dense *dense) noexcept nogil:
         dense.step(rows, states, grads, count, dense.d, &dense.hyper)
 
 
+cdef fe_hyper make_hyper(tuple numbers) except *:
+    cdef fe_hyper hyper
+    hyper.learning_rate, hyper.momentum, hyper.beta_1, hyper.beta_2, hyper.epsilon = numbers
+    return hyper
+
+
 def update(Groups groups not None, const float[:, ::1] upstream_bd not None, const float[::1] weights_n,
            const int32_t[:, ::1] arg_bd, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step,
-           hyper not None, int num_threads):
+           tuple hyper not None, int num_threads):
     """table_vd[row], state_vs[row] = step(table_vd[row], state_vs[row], sum of the parts of row), for all rows of
     `groups`; hyper: the five numbers of fe_hyper, in order."""
     cdef Update u = make_update(groups, upstream_bd, weights_n, arg_bd)
@@ -919,12 +930,12 @@ def update(Groups groups not None, const float[:, ::1] upstream_bd not None, con
         u.state = &state_vs[0, 0]
         u.state_width = state_vs.shape[1]
     u.step = u.rows.step[step]
-    (u.hyper.learning_rate, u.hyper.momentum, u.hyper.beta_1, u.hyper.beta_2, u.hyper.epsilon) = hyper
+    u.hyper = make_hyper(hyper)
     run_update(&u, num_threads)
 
 
-def update_dense(const float[:, ::1] grads_vd not None, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step,
-                 hyper not None, int num_threads):
+def update_dense(const float[:, ::1] grads_vd not None, float[:, ::1] table_vd not None, float[:, ::1] state_vs,
+                 int step, tuple hyper not None, int num_threads):
     """As update, for a gradient that has every row."""
     cdef Dense dense
     memset(&dense, 0, sizeof(dense))
@@ -942,7 +953,7 @@ def update_dense(const float[:, ::1] grads_vd not None, float[:, ::1] table_vd n
         dense.state = &state_vs[0, 0]
         dense.state_width = state_vs.shape[1]
     dense.step = rows_of_isa.step[step]
-    (dense.hyper.learning_rate, dense.hyper.momentum, dense.hyper.beta_1, dense.hyper.beta_2, dense.hyper.epsilon) = hyper
+    dense.hyper = make_hyper(hyper)
     if num_threads <= 1:
         with nogil:
             dense_worker(&dense)
@@ -965,7 +976,8 @@ def count_unique(Groups groups not None):
 
 
 def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, const float[::1] weights_n,
-           const int32_t[:, ::1] arg_bd, int64_t[::1] rows_u not None, float[:, ::1] values_ud not None, int num_threads):
+           const int32_t[:, ::1] arg_bd, int64_t[::1] rows_u not None, float[:, ::1] values_ud not None,
+           int num_threads):
     """rows_u = the rows that occur, rising; values_ud[i] = the sum of the parts of rows_u[i]."""
     cdef Update u = make_update(groups, upstream_bd, weights_n, arg_bd)
     cdef int64_t at = 0, unique = 0, block, blocks = groups.sort.kept // BLOCK + 1

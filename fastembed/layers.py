@@ -96,15 +96,7 @@ class Embedding:
         self.name = _automatic_name(type(self)) if name is None else str(name)
         self._trainable = bool(trainable)
         self.path = path
-        if padding_idx is not None:
-            if isinstance(padding_idx, bool) or not isinstance(padding_idx, (int, np.integer)):
-                raise ValueError(f"`padding_idx` must be an integer or None. Received: padding_idx={padding_idx!r}")
-            if not 0 <= padding_idx < self.input_dim:
-                raise ValueError(
-                    f"`padding_idx` must lie in [0, {self.input_dim}). Received: padding_idx={padding_idx!r}"
-                )
-            padding_idx = int(padding_idx)
-        self.padding_idx = padding_idx
+        self.padding_idx = None if padding_idx is None else ops.check_padding(padding_idx, self.input_dim)
         self._table = None
         self._build_lock = threading.Lock()
         if weights is not None:
@@ -250,11 +242,8 @@ class Embedding:
         Returns:
             IndexedSlices; rows of repeated ids are summed where it is used. The padding row is left out.
         """
-        if isinstance(ids, Ragged):
-            ids = ids.flat_values
-        if isinstance(upstream, Ragged):
-            upstream = upstream.flat_values
-        ids_n, shape = ops.flat_ids(ids)
+        upstream = _flat_like(ids, upstream, "upstream")
+        ids_n, shape = ops.flat_ids(ids.flat_values if isinstance(ids, Ragged) else ids)
         upstream = np.asarray(upstream)
         if upstream.shape != (*shape, self.output_dim):
             raise ValueError(f"`upstream` must have shape {(*shape, self.output_dim)}. Received: {upstream.shape}")
@@ -329,6 +318,17 @@ class Embedding:
         return f"<{type(self).__name__} {self.name!r} input_dim={self.input_dim} output_dim={self.output_dim}>"
 
 
+def _flat_like(ids, values, name):
+    """The flat values of a `Ragged` whose rows are those of `ids`; anything else as it is."""
+    if not isinstance(values, Ragged):
+        return values
+    splits = values.nested_row_splits
+    of_ids = ids.nested_row_splits if isinstance(ids, Ragged) else ()
+    if len(splits) != len(of_ids) or not all(map(np.array_equal, splits, of_ids)):
+        raise ValueError(f"`{name}` must have the row splits of `ids`. Received: {values!r} for ids {ids!r}")
+    return values.flat_values
+
+
 class EmbeddingBag(Embedding):
     """Turns bags of ids into one vector each: the sum, mean, root-scaled sum or maximum of their rows.
 
@@ -389,13 +389,12 @@ class EmbeddingBag(Embedding):
 
     def _bags(self, ids, weights):
         """Flat ids, int64 row splits, flat weights, and the shape of the ids."""
-        if isinstance(weights, Ragged):
-            weights = weights.flat_values
+        weights = _flat_like(ids, weights, "weights")
         if isinstance(ids, Ragged):
             if ids.ragged_rank != 1 or ids.flat_values.ndim != 1:
                 raise ValueError(f"`ids` must be a Ragged of shape (batch, None). Received: shape {ids.shape}")
             ids_n, shape = ops.flat_ids(ids.values)
-            return ids_n, ids.row_splits.astype(np.int64, copy=False), weights, shape
+            return ids_n, np.ascontiguousarray(ids.row_splits, np.int64), weights, shape
         ids_n, shape = ops.flat_ids(ids)
         if len(shape) != 2:
             raise ValueError(f"`ids` must have shape (batch, k) or be a Ragged. Received: shape {shape}")

@@ -158,7 +158,7 @@ def check_table(table, name="table", writeable=False):
     """A table as the core takes it: a C-contiguous, aligned matrix of a storage dtype."""
     if not isinstance(table, np.ndarray):
         raise TypeError(f"`{name}` must be a NumPy array. Received: {name} of type {type(table).__name__}")
-    if table.dtype.name not in STORAGE:
+    if table.dtype not in STORAGE.values():
         raise TypeError(f"`{name}` must have a dtype of {sorted(STORAGE)}. Received: {name} of dtype {table.dtype}")
     flags = table.flags
     if table.ndim != 2 or not (flags.c_contiguous and flags.aligned):
@@ -290,7 +290,7 @@ def pool_checked(table, ids_n, splits_b1, weights=None, combiner="sum", out=None
     v, d = table.shape
     code = _combiner(combiner)
     weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
-    padding = _padding(padding_idx, v)
+    padding = check_padding(padding_idx, v)
     out_shape = (len(splits_b1) - 1, d)
     if out is None:
         out = np.empty(out_shape, np.float32)
@@ -312,7 +312,7 @@ def argmax(table, ids_n, splits_b1, weights=None, padding_idx=None):
     weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
     arg_bd = np.empty((bags, d), np.int32)
     scratch_bd = np.empty((bags, d), np.float32)
-    padding = _padding(padding_idx, table.shape[0])
+    padding = check_padding(padding_idx, table.shape[0])
     pooled = _BY_ID["pool"][ids_n.dtype]
     threads = threads_for(len(ids_n) * d * 4)
     if not pooled(table, ids_n, splits_b1, weights_n, _core.MAX, padding, scratch_bd, arg_bd, threads):
@@ -328,19 +328,21 @@ def weights_gradient(table, ids_n, splits_b1, weights, combiner, upstream, paddi
     arg_bd = argmax(table, ids_n, splits_b1, weights_n, padding_idx) if combiner == "max" else None
     out_n = np.zeros(len(ids_n), np.float32)
     kernel = _BY_ID["weights_gradient"][ids_n.dtype]
-    code, padding, threads = _combiner(combiner), _padding(padding_idx, v), threads_for(len(ids_n) * d * 4)
+    code, padding, threads = _combiner(combiner), check_padding(padding_idx, v), threads_for(len(ids_n) * d * 4)
     if not kernel(table, ids_n, splits_b1, weights_n, code, padding, upstream_bd, arg_bd, out_n, threads):
         explain_ids(ids_n, v)
     return out_n
 
 
-def _padding(padding_idx, num_rows):
+def check_padding(padding_idx, num_rows=2**63):
     """A padding id as the core takes it: -1 for none."""
     if padding_idx is None:
         return -1
+    if isinstance(padding_idx, bool) or not isinstance(padding_idx, (int, np.integer)):
+        raise TypeError(f"`padding_idx` must be an integer or None. Received: padding_idx={padding_idx!r}")
     if not 0 <= padding_idx < num_rows:
         raise ValueError(f"`padding_idx` must lie in [0, {num_rows}). Received: padding_idx={padding_idx!r}")
-    return padding_idx
+    return int(padding_idx)
 
 
 # ---- updates -------------------------------------------------------------------------------------------------------
@@ -405,7 +407,7 @@ def parts_checked(ids_n, upstream, splits_b1=None, weights=None, combiner="sum",
         raise ValueError(
             f"`argmax` must be int32 of shape {upstream_bd.shape}. Received: {argmax.dtype} {argmax.shape}"
         )
-    return Parts(ids_n, splits_b1, weights_n, code, -1 if padding_idx is None else padding_idx, upstream_bd, argmax)
+    return Parts(ids_n, splits_b1, weights_n, code, check_padding(padding_idx), upstream_bd, argmax)
 
 
 def group(parts, num_rows):
@@ -510,8 +512,11 @@ def update(table, parts, step, hyper, state=None, groups=None):
     code, numbers = _check_update(table, d, step, hyper, state)
     if groups is None:
         groups = group(parts, len(table))
+    upstream_bd = parts.upstream_bd
+    if np.may_share_memory(upstream_bd, table):
+        upstream_bd = upstream_bd.copy()  # the step reads what it was before
     threads = threads_for(groups.num_parts * (d + (0 if state is None else state.shape[1])) * 4)
-    _core.update(groups, parts.upstream_bd, parts.weights_n, parts.argmax_bd, table, state, code, numbers, threads)
+    _core.update(groups, upstream_bd, parts.weights_n, parts.argmax_bd, table, state, code, numbers, threads)
 
 
 def update_dense(table, gradient, step, hyper, state=None):
@@ -535,7 +540,7 @@ def zeros(shape):
 
 
 def fill(table, kind, a=0.0, b=0.0, seed=0, first_row=0, row=None):
-    """Fills a table in parallel: "uniform" in [a, b), "normal" (mean a, standard deviation b), or "row": copies of `row`.
+    """Fills a table in parallel: "uniform" in [a, b), "normal" (mean a, standard deviation b), "row": copies of `row`.
 
     Random values depend on (seed, row number, column) and the row's length alone: not on threads, instruction sets or
     the number of rows. first_row: the number of the table's first row.

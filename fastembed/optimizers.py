@@ -5,6 +5,7 @@ and only rows that a gradient touches change, state included (the arithmetic is 
 """
 
 import contextlib
+import math
 import threading
 
 import numpy as np
@@ -31,16 +32,15 @@ class _Variable:
         """The variable's own memory as a matrix of rows."""
         if isinstance(self.variable, Table):
             return self.variable.numpy()
-        array = self.variable
-        return array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array.reshape(1, -1)
+        return _matrix(self.variable)
 
 
 class Optimizer(serialization.Configurable):
     """Base class of the optimizers.
 
     A gradient is an `IndexedSlices` or a dense float array of the variable's shape; a variable is a `Table`, or a
-    float32 C-contiguous NumPy array of any rank, which is updated in place. With `IndexedSlices`, rows that do not occur
-    keep their values and their state; a row that occurs several times takes one step with the summed gradient.
+    float32 C-contiguous NumPy array of any rank, which is updated in place. With `IndexedSlices`, rows that do not
+    occur keep their values and their state; a row that occurs several times takes one step with the summed gradient.
 
     Example:
         >>> layer = fastembed.Embedding(1000, 8)
@@ -181,8 +181,12 @@ def _check_gradient(gradient, variable):
         return ops.group(gradient.parts, gradient.dense_shape[0])
     if gradient is None:
         raise ValueError("a gradient must be an IndexedSlices or an array. Received: None")
-    dense = ops.check_floats(gradient, variable.shape, "gradient")
-    return dense.reshape(-1, dense.shape[-1]) if dense.ndim > 1 else dense.reshape(1, -1)
+    return _matrix(ops.check_floats(gradient, variable.shape, "gradient"))
+
+
+def _matrix(array):
+    """An array of any rank as a matrix whose rows are its last axis; a view."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1] if array.ndim else 1)
 
 
 def _number(name, value, below=None):

@@ -65,8 +65,8 @@ def load(path, mmap_mode=None):
 
     Args:
         path: the directory.
-        mmap_mode: None reads the table into memory; "r" maps the file, for look-ups only and shared by all processes that
-            do so; "r+" maps it for training in the file; "c" maps it and keeps changes in memory.
+        mmap_mode: None reads the table into memory; "r" maps the file, for look-ups only, and shares it with all
+            processes that do so; "r+" maps it for training in the file; "c" maps it and keeps changes in memory.
 
     Returns:
         Embedding or EmbeddingBag.
@@ -86,7 +86,7 @@ def load(path, mmap_mode=None):
         with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
             saved = json.load(file)
         cls = {cls.__name__: cls for cls in (layers.Embedding, layers.EmbeddingBag)}[saved["class_name"]]
-        layer = cls.from_config(saved["config"])
+        layer = cls.from_config({**saved["config"], "path": None})  # the table is here, wherever it was before
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"`path` must hold a save of this library. Received: path={path!r}: {error}") from error
     file = os.path.join(path, "embeddings.npy")
@@ -96,11 +96,11 @@ def load(path, mmap_mode=None):
             f"embeddings.npy must hold {layer.dtype} of shape {(layer.input_dim, layer.output_dim)}. Received: "
             f"{mapped.dtype} of shape {mapped.shape} in {path!r}"
         )
+    table = Table.wrap(mapped, path=file)
     if mmap_mode is None:
-        layer.build()
-        layer.embeddings.assign(mapped)
-    else:
-        layer.adopt(Table.wrap(mapped, path=file))
+        table = Table(mapped.shape, mapped.dtype)
+        table.assign(mapped)
+    layer.adopt(table)
     return layer
 
 

@@ -34,7 +34,8 @@ def deserialize(config, classes, kind):
 
 def get(identifier, classes, aliases, kind):
     """An object from None, an instance, a class, a name or an envelope."""
-    if identifier is None or callable(getattr(identifier, "get_config", None)) and not isinstance(identifier, type):
+    is_object = callable(getattr(identifier, "get_config", None)) and not isinstance(identifier, type)
+    if identifier is None or is_object:
         return identifier
     if isinstance(identifier, dict):
         return deserialize(identifier, classes, kind)

@@ -30,17 +30,17 @@ class IndexedSlices:
                [1. , 1. ]], dtype=float32)
     """
 
-    __array_priority__ = 100  # NumPy numbers leave `*` to us
+    __array_ufunc__ = None  # NumPy leaves `*` and `+` to us
 
     def __init__(self, values, indices, dense_shape):
         self._init(ops.parts(indices, values), dense_shape)
 
     def _init(self, parts, dense_shape):
-        v, d = dense_shape
-        if parts.upstream_bd.shape[1] != d:
-            raise ValueError(f"`dense_shape` must end in {parts.upstream_bd.shape[1]}. Received: {dense_shape}")
+        d = parts.upstream_bd.shape[1]
+        if len(dense_shape) != 2 or dense_shape[1] != d:
+            raise ValueError(f"`dense_shape` must be (v, {d}). Received: dense_shape={dense_shape}")
         self.parts = parts
-        self.dense_shape = (int(v), int(d))
+        self.dense_shape = (int(dense_shape[0]), d)
 
     @classmethod
     def from_parts(cls, parts, dense_shape):

@@ -33,12 +33,11 @@ class Table:
     """
 
     def __init__(self, shape, dtype="float32", path=None, *, name="embeddings", trainable=True):
-        rows, dim = (check_size(n, name) for n, name in zip(shape, ("shape[0]", "shape[1]"), strict=True))
+        if not isinstance(shape, (tuple, list)) or len(shape) != 2:
+            raise ValueError(f"`shape` must be (rows, dim). Received: shape={shape!r}")
+        shape = tuple(check_size(n, f"shape[{axis}]") for axis, n in enumerate(shape))
         storage = dtypes.storage(dtype)
-        if path is None:
-            array = ops.zeros((rows, dim))
-        else:
-            array = _open(path, (rows, dim), storage)
+        array = ops.zeros(shape) if path is None else _open(path, shape, storage)
         self._set(array, path, name, trainable)
 
     @classmethod
