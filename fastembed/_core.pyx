@@ -15,7 +15,7 @@ from cython.parallel cimport parallel, threadid
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memmove, memset
 
 cdef extern from "_rows/rows.h" nogil:
     enum: FE_AHEAD
@@ -58,7 +58,8 @@ ctypedef fused id_t:
     int64_t
 
 cdef enum:
-    WINDOW = 1024         # ids turned into pointers at a time
+    WINDOW = 96           # ids turned into pointers at a time
+    TASK = 1024           # ids of a gather that a thread takes at a time
     CHUNK = 512           # parts of a row that are summed one after the other; then the sums of chunks are
     HOT = 8 * CHUNK       # a row with so many parts is summed by all threads together
     BLOCK = 512           # keys of an update that a thread takes at a time
@@ -168,31 +169,69 @@ cdef struct Look:
     int bad
 
 
-cdef inline void point(Look *look, int64_t start, int64_t count, const float **pointers) noexcept nogil:
-    """Pointers to the rows of ids start .. start + count, and FE_AHEAD more to prefetch."""
+cdef inline bint point_at(const float *table, int64_t v, int64_t d, const id_t *ids, int64_t count,
+                          const float **pointers) noexcept nogil:
+    """Pointers to the rows of ids; False if one is no row (it then points to the first)."""
     cdef int64_t i, row
-    cdef int64_t end = start + count + FE_AHEAD if start + count + FE_AHEAD < look.ids.n else look.ids.n
-    for i in range(start, end):
-        row = id_at(&look.ids, i)
-        if <uint64_t>row >= <uint64_t>look.v:
+    cdef bint good = True, fine
+    for i in range(count):
+        row = ids[i]
+        fine = <uint64_t>row < <uint64_t>v
+        good &= fine
+        pointers[i] = table + (row if fine else 0) * d
+    return good
+
+
+cdef struct Window:           # the rows of ids low .. ready
+    int64_t low
+    int64_t ready
+    const float *pointers[WINDOW + FE_AHEAD]
+
+
+cdef void slide(Look *look, Window *window, int64_t at, int64_t end) noexcept nogil:
+    """Moves the window to begin at id `at` and to hold the ids up to `end`, WINDOW at most, and FE_AHEAD more."""
+    cdef int64_t i, ready = window.ready, start, stop
+    cdef bint good, first = not window.low <= at < ready
+    if first:
+        ready = at
+    else:
+        memmove(window.pointers, window.pointers + (at - window.low), (ready - at) * sizeof(float *))
+    stop = (end if end < at + WINDOW else at + WINDOW) + FE_AHEAD
+    start = ready
+    ready = stop if stop < look.ids.n else look.ids.n
+    if start < ready:
+        if look.ids.wide != NULL:
+            good = point_at(look.table, look.v, look.d, look.ids.wide + start, ready - start,
+                            window.pointers + (start - at))
+        else:
+            good = point_at(look.table, look.v, look.d, look.ids.narrow + start, ready - start,
+                            window.pointers + (start - at))
+        if not good:
             fe_raise(&look.bad)
-            row = 0
-        pointers[i - start] = look.table + row * look.d
-    for i in range(end - start, count + FE_AHEAD):
-        pointers[i] = pointers[end - start - 1]
+    for i in range(ready, stop):           # behind the last id
+        window.pointers[i - at] = window.pointers[ready - at - 1]
+    if first:                              # nobody has asked for these
+        for i in range(FE_AHEAD):
+            fe_prefetch(window.pointers[i], look.d * sizeof(float))
+    window.low = at
+    window.ready = stop
 
 
 cdef void gather_worker(Look *look) noexcept nogil:
-    cdef const float *pointers[WINDOW + FE_AHEAD]
-    cdef int64_t start, count
+    cdef Window window
+    cdef int64_t at, end, count
     cdef bint stream = look.ids.n * look.d * 4 >= STREAM
     while True:
-        start = fe_next(&look.next) * WINDOW
-        if start >= look.ids.n:
+        at = fe_next(&look.next) * TASK
+        if at >= look.ids.n:
             return
-        count = look.ids.n - start if look.ids.n - start < WINDOW else WINDOW
-        point(look, start, count, pointers)
-        look.rows.copy(pointers, count, look.d, look.out + start * look.d, stream)
+        end = look.ids.n if look.ids.n - at < TASK else at + TASK
+        window.low = window.ready = -1
+        while at < end:
+            slide(look, &window, at, end)
+            count = end - at if end - at < WINDOW else WINDOW
+            look.rows.copy(window.pointers, count, look.d, look.out + at * look.d, stream)
+            at += count
 
 
 cdef inline double bag_factor(const Ids *ids, const float *weights, int combiner, int64_t start,
@@ -218,9 +257,10 @@ cdef inline double bag_factor(const Ids *ids, const float *weights, int combiner
 
 
 cdef void pool_worker(Look *look) noexcept nogil:
-    cdef const float *pointers[WINDOW + FE_AHEAD]
-    cdef int64_t first, bag, last, start, end, at, stop, run, low = 0, high = 0
+    cdef Window window
+    cdef int64_t first, bag, last, start, end, at, stop, run, last_id
     cdef const float *weights
+    cdef const float **pointers
     cdef float *out
     cdef int32_t *arg
     cdef int add
@@ -230,7 +270,8 @@ cdef void pool_worker(Look *look) noexcept nogil:
         if first >= look.bags:
             return
         last = first + look.step if first + look.step < look.bags else look.bags
-        high = -1
+        last_id = look.splits[last]
+        window.low = window.ready = -1
         for bag in range(first, last):
             start = look.splits[bag]
             end = look.splits[bag + 1]
@@ -242,11 +283,9 @@ cdef void pool_worker(Look *look) noexcept nogil:
             add = 0
             at = start
             while at < end:
-                if at >= high or high < 0:
-                    low = at
-                    high = low + WINDOW if low + WINDOW < look.ids.n else look.ids.n
-                    point(look, low, high - low, pointers)
-                stop = end if end < high else high
+                stop = end if end < at + WINDOW else at + WINDOW
+                if stop + FE_AHEAD > window.ready or at < window.low:
+                    slide(look, &window, at, last_id if last_id > stop else stop)
                 if look.ids.padding >= 0:
                     while at < stop and id_at(&look.ids, at) == look.ids.padding:
                         at += 1
@@ -255,12 +294,12 @@ cdef void pool_worker(Look *look) noexcept nogil:
                         run += 1
                     stop = run
                 if at < stop:
+                    pointers = window.pointers + (at - window.low)
                     weights = look.weights + at if look.weights != NULL else NULL
                     if look.combiner == _MAX:
-                        look.rows.max(pointers + (at - low), weights, stop - at, look.d, out, arg,
-                                      <int32_t>(at - start), add)
+                        look.rows.max(pointers, weights, stop - at, look.d, out, arg, <int32_t>(at - start), add)
                     else:
-                        look.rows.sum(pointers + (at - low), weights, stop - at, look.d, out, add)
+                        look.rows.sum(pointers, weights, stop - at, look.d, out, add)
                     add = 1
                 at = stop
             if not add:

@@ -74,15 +74,15 @@ const fe_rows *fe_rows_select(const char *isa);
 /* Asks for all cache lines of bytes [p, p + bytes), at most the first 1024 bytes: the processor's own prefetcher
  * follows a longer row. Into the second-level cache: it waits for three times as many lines at once as the first level
  * does, which is worth 1.3 x in random-row bandwidth (benchmarks/README.md). */
+#if defined(__GNUC__)
+#define FE_PREFETCH(p) __builtin_prefetch(p, 0, 2)
+#else
+#define FE_PREFETCH(p) (void)(p)
+#endif
 static inline void fe_prefetch(const void *p, size_t bytes)
 {
-#if defined(__GNUC__)
     uintptr_t line = (uintptr_t)p & ~(uintptr_t)63, end = (uintptr_t)p + (bytes < 1024 ? bytes : 1024);
-    for (; line < end; line += 64) __builtin_prefetch((const void *)line, 0, 2);
-#else
-    (void)p;
-    (void)bytes;
-#endif
+    for (; line < end; line += 64) FE_PREFETCH((const void *)line);
 }
 
 #endif

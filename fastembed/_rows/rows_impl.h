@@ -114,35 +114,55 @@ static void FE_NAME(copy)(const float *const *rows, size_t n, size_t d, float *o
     }
 }
 
-/* Columns j .. j + FE_WIDTH * nv of a sum: the accumulators stay in registers over the whole block. */
+/* Columns j .. j + FE_WIDTH * nv of a sum: the accumulators stay in registers over the whole block. `ahead`: bytes of a
+ * row to prefetch, 0 or at least those of the nv vectors. Short code: the fewer instructions between two prefetches, the
+ * more of them are under way at once. */
 FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, size_t j, float *out, int add,
-                           size_t prefetch_bytes, const int nv)
+                           size_t ahead, const int nv, const int weighted)
 {
+    const size_t done = 4 * FE_WIDTH * (size_t)nv;
     vec acc[8];
     for (int k = 0; k < nv; k++) acc[k] = add ? *(const vec *)(out + j + k * FE_WIDTH) : (vec){0};
     for (size_t i = 0; i < n; i++) {
         const float *row = rows[i] + j;
-        if (prefetch_bytes) fe_prefetch(rows[i + FE_AHEAD], prefetch_bytes);
-        if (w)
-            for (int k = 0; k < nv; k++) acc[k] += w[i] * *(const vec *)(row + k * FE_WIDTH);
-        else
-            for (int k = 0; k < nv; k++) acc[k] += *(const vec *)(row + k * FE_WIDTH);
+        if (ahead) {
+            const char *next = (const char *)rows[i + FE_AHEAD];
+            for (int line = 0; line < nv * FE_WIDTH / 16; line++) FE_PREFETCH(next + 64 * line);
+            if (ahead > done) fe_prefetch(next + done, ahead - done);
+        }
+        for (int k = 0; k < nv; k++) {
+            const vec part = *(const vec *)(row + k * FE_WIDTH);
+            if (weighted)
+                acc[k] += w[i] * part;
+            else
+                acc[k] += part;
+        }
     }
     for (int k = 0; k < nv; k++) *(vec *)(out + j + k * FE_WIDTH) = acc[k];
 }
 
 static void FE_NAME(sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int add)
 {
-    size_t j = 0, bytes = d * sizeof(float); /* the first columns prefetch for all */
-    for (; j + 8 * FE_WIDTH <= d; j += 8 * FE_WIDTH, bytes = 0) sum_columns(rows, w, n, j, out, add, bytes, 8);
-    for (; j + 4 * FE_WIDTH <= d; j += 4 * FE_WIDTH, bytes = 0) sum_columns(rows, w, n, j, out, add, bytes, 4);
-    for (; j + 2 * FE_WIDTH <= d; j += 2 * FE_WIDTH, bytes = 0) sum_columns(rows, w, n, j, out, add, bytes, 2);
-    for (; j + FE_WIDTH <= d; j += FE_WIDTH, bytes = 0) sum_columns(rows, w, n, j, out, add, bytes, 1);
+    /* The first columns prefetch for all. A row that does not start at a cache line ends in one more. */
+    const size_t unaligned = n && ((uintptr_t)rows[0] | d * sizeof(float)) % 64 != 0;
+    size_t j = 0, ahead = d * sizeof(float) + (unaligned ? 60 : 0);
+#define COLUMNS(nv)                                                     \
+    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ahead = 0) { \
+        if (w)                                                          \
+            sum_columns(rows, w, n, j, out, add, ahead, nv, 1);         \
+        else                                                            \
+            sum_columns(rows, w, n, j, out, add, ahead, nv, 0);         \
+    }
+    COLUMNS(8)
+    COLUMNS(4)
+    COLUMNS(2)
+    COLUMNS(1)
+#undef COLUMNS
     if (j == d) return;
     for (size_t k = j; k < d && !add; k++) out[k] = 0;
     for (size_t i = 0; i < n; i++) {
         const float *row = rows[i], factor = w ? w[i] : 1.0f;
-        if (bytes) fe_prefetch(rows[i + FE_AHEAD], bytes);
+        if (ahead) fe_prefetch(rows[i + FE_AHEAD], ahead);
         for (size_t k = j; k < d; k++) out[k] += factor * row[k];
     }
 }
