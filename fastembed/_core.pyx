@@ -30,6 +30,10 @@ cdef extern from "_rows/rows.h" nogil:
                           const fe_hyper *hyper) noexcept nogil
     ctypedef struct fe_rows:
         const char *isa
+        int (*point32)(const int32_t *ids, size_t n, const float *table, uint64_t v, size_t d,
+                       const float **rows) noexcept nogil
+        int (*point64)(const int64_t *ids, size_t n, const float *table, uint64_t v, size_t d,
+                       const float **rows) noexcept nogil
         void (*copy)(const float **rows, size_t n, size_t d, float *out, int stream) noexcept nogil
         void (*sum)(const float **rows, const float *w, size_t n, size_t d, float *out, int add) noexcept nogil
         void (*sum_where)(const float **rows, const int32_t **args, const int32_t *index, const float *w, size_t n,
@@ -58,14 +62,14 @@ ctypedef fused id_t:
     int64_t
 
 cdef enum:
-    WINDOW = 96           # ids turned into pointers at a time
+    WINDOW = 128          # ids turned into pointers at a time
     TASK = 1024           # ids of a gather that a thread takes at a time
     CHUNK = 512           # parts of a row that are summed one after the other; then the sums of chunks are
     HOT = 8 * CHUNK       # a row with so many parts is summed by all threads together
     BLOCK = 512           # keys of an update that a thread takes at a time
     BATCH = 16            # rows that are stepped together
     AHEAD = 16            # rows of an update, with their state, between prefetch and use
-    BAGS = 64             # bags, or more if they are small, that a thread takes at a time
+    BAGS = 128            # bags, or more if they are small, that a thread takes at a time
     STREAM = 4 << 20      # bytes from which a gathered array is stored past the caches
     FAR = 1 << 20         # bytes from which upstream gradients are prefetched
 
@@ -169,19 +173,6 @@ cdef struct Look:
     int bad
 
 
-cdef inline bint point_at(const float *table, int64_t v, int64_t d, const id_t *ids, int64_t count,
-                          const float **pointers) noexcept nogil:
-    """Pointers to the rows of ids; False if one is no row (it then points to the first)."""
-    cdef int64_t i, row
-    cdef bint good = True, fine
-    for i in range(count):
-        row = ids[i]
-        fine = <uint64_t>row < <uint64_t>v
-        good &= fine
-        pointers[i] = table + (row if fine else 0) * d
-    return good
-
-
 cdef struct Window:           # the rows of ids low .. ready
     int64_t low
     int64_t ready
@@ -201,11 +192,11 @@ cdef void slide(Look *look, Window *window, int64_t at, int64_t end) noexcept no
     ready = stop if stop < look.ids.n else look.ids.n
     if start < ready:
         if look.ids.wide != NULL:
-            good = point_at(look.table, look.v, look.d, look.ids.wide + start, ready - start,
-                            window.pointers + (start - at))
+            good = look.rows.point64(look.ids.wide + start, ready - start, look.table, look.v, look.d,
+                                     window.pointers + (start - at))
         else:
-            good = point_at(look.table, look.v, look.d, look.ids.narrow + start, ready - start,
-                            window.pointers + (start - at))
+            good = look.rows.point32(look.ids.narrow + start, ready - start, look.table, look.v, look.d,
+                                     window.pointers + (start - at))
         if not good:
             fe_raise(&look.bad)
     for i in range(ready, stop):           # behind the last id

@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FE_AHEAD = 32 };
+enum { FE_AHEAD = 64 };
 
 /* What a step may read. Unused fields are 0. */
 typedef struct fe_hyper {
@@ -38,6 +38,10 @@ enum { FE_STORE, FE_SGD, FE_MOMENTUM, FE_NESTEROV, FE_ADAGRAD, FE_ROWWISE_ADAGRA
 
 typedef struct fe_rows {
     const char *isa;
+
+    /* rows[i] = the row ids[i] of a table v x d. Returns 0 if an id lies outside 0..v; its row is then the first. */
+    int (*point32)(const int32_t *ids, size_t n, const float *table, uint64_t v, size_t d, const float **rows);
+    int (*point64)(const int64_t *ids, size_t n, const float *table, uint64_t v, size_t d, const float **rows);
 
     /* out[i * d + j] = rows[i][j]; ahead. `stream`: store past the caches (out is larger than they are). */
     void (*copy)(const float *const *rows, size_t n, size_t d, float *out, int stream);
@@ -71,18 +75,23 @@ typedef struct fe_rows {
 /* The set named "base", "avx2" or "avx512"; NULL when this build or this processor has no such set. */
 const fe_rows *fe_rows_select(const char *isa);
 
-/* Asks for all cache lines of bytes [p, p + bytes), at most the first 1024 bytes: the processor's own prefetcher
- * follows a longer row. Into the second-level cache: it waits for three times as many lines at once as the first level
- * does, which is worth 1.3 x in random-row bandwidth (benchmarks/README.md). */
+/* Which cache a prefetch fills, set by fe_rows_select: 1 the first level, 0 the second. Intel's second level waits for
+ * three times as many lines at once as its first, which is worth 1.3 x in random-row bandwidth; on AMD's Zen the first
+ * level gives 1.1 x (benchmarks/README.md). */
+extern int fe_near;
+
 #if defined(__GNUC__)
-#define FE_PREFETCH(p) __builtin_prefetch(p, 0, 2)
+#define FE_PREFETCH(p, near) ((near) ? __builtin_prefetch(p, 0, 3) : __builtin_prefetch(p, 0, 2))
 #else
-#define FE_PREFETCH(p) (void)(p)
+#define FE_PREFETCH(p, near) (void)(p)
 #endif
+
+/* Asks for all cache lines of bytes [p, p + bytes), at most the first 1024 bytes: the processor's own prefetcher
+ * follows a longer row. */
 static inline void fe_prefetch(const void *p, size_t bytes)
 {
     uintptr_t line = (uintptr_t)p & ~(uintptr_t)63, end = (uintptr_t)p + (bytes < 1024 ? bytes : 1024);
-    for (; line < end; line += 64) FE_PREFETCH((const void *)line);
+    for (; line < end; line += 64) FE_PREFETCH((const void *)line, fe_near);
 }
 
 #endif

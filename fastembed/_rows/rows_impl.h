@@ -83,42 +83,90 @@ FE_INLINE vec sqrt_vec(vec x) { return (vec)sqrt_vec4((vec4)x); }
 #define PICK(V, I, m, a, b) ((V)(((I)(m) & (I)(a)) | (~(I)(m) & (I)(b))))
 #endif
 
+/* ---- ids ------------------------------------------------------------------------------------------------------ */
+
+#define POINT(bits)                                                                                               \
+    static int FE_NAME(point##bits)(const int##bits##_t *ids, size_t n, const float *table, uint64_t v, size_t d, \
+                                    const float **rows)                                                           \
+    {                                                                                                             \
+        uint64_t bad = 0;                                                                                         \
+        for (size_t i = 0; i < n; i++) {                                                                          \
+            const uint64_t row = (uint64_t)(int64_t)ids[i], outside = row >= v;                                   \
+            bad |= outside;                                                                                       \
+            rows[i] = table + (outside ? 0 : row) * d;                                                            \
+        }                                                                                                         \
+        return !bad;                                                                                              \
+    }
+POINT(32)
+POINT(64)
+#undef POINT
+
 /* ---- blocks of rows ------------------------------------------------------------------------------------------- */
+
+/* How copy stores: through the caches, or past them to an `out` that is aligned to 16 bytes, or to a whole vector. */
+enum { CACHED, STREAM_16, STREAM_VEC };
+
+/* 16 floats, a cache line. */
+FE_INLINE void copy_line(float *out, const float *row, const int how)
+{
+#if FE_WIDTH > 1 && defined(__SSE2__)
+    if (how == STREAM_16)
+        for (int j = 0; j < 16; j += 4) _mm_stream_ps(out + j, _mm_loadu_ps(row + j));
+    else if (how == STREAM_VEC)
+        for (int j = 0; j < 16; j += FE_WIDTH)
+#if FE_WIDTH == 16
+            _mm512_stream_ps(out + j, _mm512_loadu_ps(row + j));
+#elif FE_WIDTH == 8
+            _mm256_stream_ps(out + j, _mm256_loadu_ps(row + j));
+#else
+            _mm_stream_ps(out + j, _mm_loadu_ps(row + j));
+#endif
+    else
+#endif
+        for (int j = 0; j < 16; j += FE_WIDTH) AT(vec, out) = GET(vec, row);
+    (void)how;
+}
+
+FE_INLINE void copy_rows(const float *const *rows, size_t n, size_t d, float *out, const int how, const int near)
+{
+    for (size_t i = 0; i < n; i++, out += d) {
+        const float *row = rows[i], *next = rows[i + FE_AHEAD];
+        size_t j = 0;
+        for (; j + 16 <= d; j += 16) {
+            FE_PREFETCH(next + j, near);
+            copy_line(out + j, row + j, how);
+        }
+        FE_PREFETCH(next + d - 1, near); /* a row that does not start at a cache line ends in one more */
+#if FE_WIDTH > 1
+        for (; j + 4 <= d; j += 4) AT(vec4, out) = GET(vec4, row);
+#endif
+        for (; j < d; j++) out[j] = row[j];
+    }
+}
 
 static void FE_NAME(copy)(const float *const *rows, size_t n, size_t d, float *out, int stream)
 {
 #if FE_WIDTH > 1 && defined(__SSE2__)
-    if (stream && d % FE_WIDTH == 0 && (uintptr_t)out % (4 * FE_WIDTH) == 0) {
-        for (size_t i = 0; i < n; i++, out += d) {
-            fe_prefetch(rows[i + FE_AHEAD], d * sizeof(float));
-            for (size_t j = 0; j < d; j += FE_WIDTH) {
-#if FE_WIDTH == 16
-                _mm512_stream_ps(out + j, (__m512)GET(vec, rows[i]));
-#elif FE_WIDTH == 8
-                _mm256_stream_ps(out + j, (__m256)GET(vec, rows[i]));
-#else
-                _mm_stream_ps(out + j, (__m128)GET(vec, rows[i]));
-#endif
-            }
-        }
+    if (stream && d % 16 == 0 && (uintptr_t)out % 16 == 0) {
+        if ((uintptr_t)out % 64 != 0)
+            copy_rows(rows, n, d, out, STREAM_16, fe_near);
+        else if (fe_near)
+            copy_rows(rows, n, d, out, STREAM_VEC, 1);
+        else
+            copy_rows(rows, n, d, out, STREAM_VEC, 0);
         _mm_sfence();
         return;
     }
 #endif
     (void)stream;
-    for (size_t i = 0; i < n; i++, out += d) {
-        fe_prefetch(rows[i + FE_AHEAD], d * sizeof(float));
-#define BODY(V, I) AT(V, out) = GET(V, rows[i]);
-        FE_COLUMNS(BODY)
-#undef BODY
-    }
+    copy_rows(rows, n, d, out, CACHED, fe_near);
 }
 
 /* Columns j .. j + FE_WIDTH * nv of a sum: the accumulators stay in registers over the whole block. `ahead`: bytes of a
  * row to prefetch, 0 or at least those of the nv vectors. Short code: the fewer instructions between two prefetches, the
  * more of them are under way at once. */
 FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, size_t j, float *out, int add,
-                           size_t ahead, const int nv, const int weighted)
+                           size_t ahead, const int nv, const int weighted, const int near)
 {
     const size_t done = 4 * FE_WIDTH * (size_t)nv;
     vec acc[8];
@@ -127,7 +175,7 @@ FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, s
         const float *row = rows[i] + j;
         if (ahead) {
             const char *next = (const char *)rows[i + FE_AHEAD];
-            for (int line = 0; line < nv * FE_WIDTH / 16; line++) FE_PREFETCH(next + 64 * line);
+            for (int line = 0; line < nv * FE_WIDTH / 16; line++) FE_PREFETCH(next + 64 * line, near);
             if (ahead > done) fe_prefetch(next + done, ahead - done);
         }
         for (int k = 0; k < nv; k++) {
@@ -146,12 +194,14 @@ static void FE_NAME(sum)(const float *const *rows, const float *w, size_t n, siz
     /* The first columns prefetch for all. A row that does not start at a cache line ends in one more. */
     const size_t unaligned = n && ((uintptr_t)rows[0] | d * sizeof(float)) % 64 != 0;
     size_t j = 0, ahead = d * sizeof(float) + (unaligned ? 60 : 0);
-#define COLUMNS(nv)                                                     \
-    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ahead = 0) { \
-        if (w)                                                          \
-            sum_columns(rows, w, n, j, out, add, ahead, nv, 1);         \
-        else                                                            \
-            sum_columns(rows, w, n, j, out, add, ahead, nv, 0);         \
+#define COLUMNS(nv)                                                      \
+    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ahead = 0) {  \
+        if (w)                                                           \
+            sum_columns(rows, w, n, j, out, add, ahead, nv, 1, fe_near); \
+        else if (fe_near)                                                \
+            sum_columns(rows, w, n, j, out, add, ahead, nv, 0, 1);       \
+        else                                                             \
+            sum_columns(rows, w, n, j, out, add, ahead, nv, 0, 0);       \
     }
     COLUMNS(8)
     COLUMNS(4)
@@ -513,6 +563,8 @@ static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64
 
 const fe_rows FE_NAME(fe_rows) = {
     FE_TEXT(FE_ISA),
+    FE_NAME(point32),
+    FE_NAME(point64),
     FE_NAME(copy),
     FE_NAME(sum),
     FE_NAME(sum_where),

@@ -4,6 +4,7 @@
 #include <string.h>
 
 extern const fe_rows fe_rows_base;
+int fe_near = 0;
 
 #if defined(__GNUC__) && defined(__x86_64__)
 extern const fe_rows fe_rows_avx2, fe_rows_avx512;
@@ -21,6 +22,7 @@ const fe_rows *fe_rows_select(const char *isa)
 {
 #if defined(__GNUC__) && defined(__x86_64__)
     __builtin_cpu_init();
+    fe_near = __builtin_cpu_is("amd") != 0;
     if (strcmp(isa, "avx512") == 0) return has_avx512() ? &fe_rows_avx512 : NULL;
     if (strcmp(isa, "avx2") == 0) return has_avx2() ? &fe_rows_avx2 : NULL;
 #endif
