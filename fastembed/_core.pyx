@@ -19,6 +19,7 @@ from libc.string cimport memmove, memset
 
 cdef extern from "_rows/rows.h" nogil:
     enum: FE_AHEAD
+    enum: FE_AHEAD_STEP
     enum: FE_STORE
     ctypedef struct fe_hyper:
         float learning_rate
@@ -68,7 +69,6 @@ cdef enum:
     HOT = 8 * CHUNK       # a row with so many parts is summed by all threads together
     BLOCK = 512           # keys of an update that a thread takes at a time
     BATCH = 16            # rows that are stepped together
-    AHEAD = 16            # rows of an update, with their state, between prefetch and use
     BAGS = 128            # bags, or more if they are small, that a thread takes at a time
     STREAM = 4 << 20      # bytes from which a gathered array is stored past the caches
     FAR = 1 << 20         # bytes from which upstream gradients are prefetched
@@ -648,6 +648,7 @@ cdef struct Update:
     const float *upstream
     int64_t bags
     int64_t d
+    bint plain                    # a part is an upstream gradient, times nothing
     bint far                      # the upstream gradients are too large for the caches
     const float *weights
     const int32_t *arg            # a maximum: which id of the bag gave it
@@ -679,33 +680,34 @@ cdef struct Parts:                # a block of parts, ready for a row function
 
 
 cdef inline int64_t row_at(const Update *u, int64_t k) noexcept nogil:
-    return <int64_t>(u.sort.keys[k] >> u.sort.part_bits) if u.sort.part_bits < 64 else 0
+    return <int64_t>(u.sort.keys[k] >> u.sort.part_bits)
 
 
 cdef void load_parts(const Update *u, int64_t first, int64_t count, Parts *parts) noexcept nogil:
+    cdef const uint64_t *keys = u.sort.keys + first
     cdef uint64_t mask = (<uint64_t>1 << u.sort.part_bits) - 1
-    cdef int64_t i, part, bag
-    for i in range(count):
-        part = <int64_t>(u.sort.keys[first + i] & mask)
-        bag = u.sort.bag_n[part] if u.sort.bag_n != NULL else part
-        parts.rows[i] = u.upstream + bag * u.d
-        if u.arg != NULL:
-            parts.args[i] = u.arg + bag * u.d
-            parts.index[i] = <int32_t>(part - u.sort.splits[bag])
-        if u.weights != NULL:
-            parts.factors[i] = u.weights[part]
+    cdef const float *upstream = u.upstream
+    cdef int64_t i, part, bag, d = u.d
+    if u.plain:
+        for i in range(count):
+            parts.rows[i] = upstream + <int64_t>(keys[i] & mask) * d
+    else:
+        for i in range(count):
+            part = <int64_t>(keys[i] & mask)
+            bag = u.sort.bag_n[part] if u.sort.bag_n != NULL else part
+            parts.rows[i] = upstream + bag * d
+            if u.arg != NULL:
+                parts.args[i] = u.arg + bag * d
+                parts.index[i] = <int32_t>(part - u.sort.splits[bag])
+            parts.factors[i] = u.weights[part] if u.weights != NULL else 1
             if u.sort.factor_b != NULL:
                 parts.factors[i] *= u.sort.factor_b[bag]
-        elif u.sort.factor_b != NULL:
-            parts.factors[i] = u.sort.factor_b[bag]
     for i in range(count, count + FE_AHEAD):
-        parts.rows[i] = parts.rows[count - 1] if count else u.upstream
+        parts.rows[i] = parts.rows[count - 1] if count else upstream
 
 
 cdef inline void sum_parts(const Update *u, Parts *parts, int64_t first, int64_t count, float *out) noexcept nogil:
-    cdef const float *factors = NULL
-    if u.weights != NULL or u.sort.factor_b != NULL:
-        factors = parts.factors + first
+    cdef const float *factors = NULL if u.plain else parts.factors + first
     if u.arg != NULL:
         u.rows.sum_where(parts.rows + first, parts.args + first, parts.index + first, factors, count, u.d, out, 0)
     else:
@@ -752,57 +754,67 @@ cdef inline int64_t end_of_run(const Update *u, int64_t begin) noexcept nogil:
     return low + 1
 
 
-cdef void update_block(Update *u, int64_t block, Parts *parts, float *scratch) noexcept nogil:
-    """Steps the rows whose first key is in this block: finds them, and then, a few rows behind the prefetch, sums their
-    parts and steps them BATCH at a time. Only the last row can have more than CHUNK parts (as CHUNK >= BLOCK)."""
-    cdef int64_t begins[BLOCK + 1]
-    cdef float *rows[BLOCK]
-    cdef float *states[BLOCK]
-    cdef const float *grads[BATCH]
-    cdef int64_t k = block * BLOCK, stop, m = 0, i, r, row, last = -1, count, first, short_runs
-    cdef size_t row_bytes = u.d * sizeof(float), state_bytes = u.state_width * sizeof(float)
-    cdef bint plain = u.weights == NULL and u.sort.factor_b == NULL and u.arg == NULL
-    stop = k + BLOCK if k + BLOCK < u.sort.kept else u.sort.kept
-    if k:
-        last = row_at(u, k - 1)
-    for k in range(k, stop):
-        row = row_at(u, k)
-        if row == last:
-            continue
-        last = row
+cdef int64_t rows_of_block(Update *u, int64_t block, int64_t *begins, float **rows, float **states) noexcept nogil:
+    """The rows whose first key is in this block: where their keys begin (and the last one's end), pointers to them and
+    to their states, and FE_AHEAD_STEP pointers more. Returns how many they are."""
+    cdef const uint64_t *keys = u.sort.keys
+    cdef int64_t numbers[BLOCK + 1]
+    cdef int64_t k = block * BLOCK, stop = k + BLOCK if k + BLOCK < u.sort.kept else u.sort.kept
+    cdef int64_t row, m = 0, i, before, last = row_at(u, k - 1) if k else -1
+    cdef int shift = u.sort.part_bits
+    for k in range(k, stop):               # no branch: whether a row is new can not be predicted
+        row = <int64_t>(keys[k] >> shift)
         begins[m] = k
-        if u.unique_rows != NULL:
-            u.unique_rows[u.unique_before[block] + m] = row
-            rows[m] = u.table + (u.unique_before[block] + m) * u.d
-        else:
-            rows[m] = u.table + row * u.d
-        states[m] = u.state + row * u.state_width
-        m += 1
+        numbers[m] = row
+        m += row != last
+        last = row
+    if m == 0:
+        return 0
+    begins[m] = end_of_run(u, begins[m - 1])
+    if u.unique_rows != NULL:
+        before = u.unique_before[block]
+        for i in range(m):
+            u.unique_rows[before + i] = numbers[i]
+            numbers[i] = before + i
+    for i in range(m):
+        rows[i] = u.table + numbers[i] * u.d
+        states[i] = u.state + numbers[i] * u.state_width
+    for i in range(m, m + FE_AHEAD_STEP):
+        rows[i] = rows[m - 1]
+        states[i] = states[m - 1]
+    return m
+
+
+cdef void update_block(Update *u, int64_t block, Parts *parts, float *scratch) noexcept nogil:
+    """Sums the parts of the rows of a block and steps them, BATCH rows at a time. Only the last row can have more than
+    CHUNK parts (as CHUNK >= BLOCK)."""
+    cdef int64_t begins[BLOCK + 1]
+    cdef float *rows[BLOCK + FE_AHEAD_STEP]
+    cdef float *states[BLOCK + FE_AHEAD_STEP]
+    cdef const float *grads[BATCH]
+    cdef int64_t i, r, at, count, first, m = rows_of_block(u, block, begins, rows, states)
+    cdef size_t row_bytes = u.d * sizeof(float), state_bytes = u.state_width * sizeof(float)
     if m == 0:
         return
-    begins[m] = end_of_run(u, begins[m - 1])
-    short_runs = m - 1 if begins[m] - begins[m - 1] > CHUNK else m
     first = begins[0]
-    load_parts(u, first, begins[short_runs] - first, parts)
-    for i in range(AHEAD if AHEAD < m else m):
+    count = begins[m if begins[m] - begins[m - 1] <= CHUNK else m - 1] - first
+    load_parts(u, first, count, parts)
+    for i in range(FE_AHEAD_STEP if FE_AHEAD_STEP < m else m):
         fe_prefetch(rows[i], row_bytes)
         fe_prefetch(states[i], state_bytes)
     for i in range(m):
         r = i % BATCH
-        if i + AHEAD < m:
-            fe_prefetch(rows[i + AHEAD], row_bytes)
-            fe_prefetch(states[i + AHEAD], state_bytes)
+        at = begins[i] - first
         count = begins[i + 1] - begins[i]
-        if count > CHUNK:
-            grads[r] = scratch + r * u.d
-            sum_long_run(u, begins[i], begins[i + 1], parts, scratch + r * u.d, scratch + BATCH * u.d)
-        elif count == 1 and plain:
-            grads[r] = parts.rows[begins[i] - first]
+        grads[r] = scratch + r * u.d
+        if count == 1 and u.plain:
+            grads[r] = parts.rows[at]
             if u.far:
-                fe_prefetch(parts.rows[begins[i] - first + AHEAD], row_bytes)
+                fe_prefetch(parts.rows[at + FE_AHEAD_STEP], row_bytes)
+        elif count <= CHUNK:
+            sum_parts(u, parts, at, count, scratch + r * u.d)
         else:
-            grads[r] = scratch + r * u.d
-            sum_parts(u, parts, begins[i] - first, count, scratch + r * u.d)
+            sum_long_run(u, begins[i], begins[i + 1], parts, scratch + r * u.d, scratch + BATCH * u.d)
         if r == BATCH - 1 or i == m - 1:
             u.step(rows + (i - r), states + (i - r), grads, r + 1, u.d, &u.hyper)
 
@@ -905,6 +917,7 @@ cdef Update make_update(Groups groups, const float[:, ::1] upstream_bd, const fl
             if arg_bd.shape[0] < u.bags or arg_bd.shape[1] != u.d or groups.sort.bag_n == NULL:
                 raise ValueError("`argmax` has another shape than `upstream`")
             u.arg = &arg_bd[0, 0]
+    u.plain = u.weights == NULL and u.sort.factor_b == NULL and u.arg == NULL
     return u
 
 
@@ -921,18 +934,20 @@ cdef struct Dense:
 
 
 cdef void dense_worker(Dense *dense) noexcept nogil:
-    cdef float *rows[BLOCK]
-    cdef float *states[BLOCK]
+    cdef float *rows[BLOCK + FE_AHEAD_STEP]
+    cdef float *states[BLOCK + FE_AHEAD_STEP]
     cdef const float *grads[BLOCK]
-    cdef int64_t first, count, i
+    cdef int64_t first, count, i, row
     while True:
         first = fe_next(&dense.next) * BLOCK
         if first >= dense.v:
             return
         count = BLOCK if dense.v - first > BLOCK else dense.v - first
+        for i in range(count + FE_AHEAD_STEP):
+            row = first + i if first + i < dense.v else dense.v - 1
+            rows[i] = dense.table + row * dense.d
+            states[i] = dense.state + row * dense.state_width
         for i in range(count):
-            rows[i] = dense.table + (first + i) * dense.d
-            states[i] = dense.state + (first + i) * dense.state_width
             grads[i] = dense.grads + (first + i) * dense.d
         dense.step(rows, states, grads, count, dense.d, &dense.hyper)
 

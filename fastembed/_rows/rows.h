@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FE_AHEAD = 64 };
+enum { FE_AHEAD = 64, FE_AHEAD_STEP = 16 };
 
 /* What a step may read. Unused fields are 0. */
 typedef struct fe_hyper {
@@ -28,7 +28,8 @@ typedef struct fe_hyper {
     float epsilon;
 } fe_hyper;
 
-/* One optimizer step on a block of n rows; each row occurs once.
+/* One optimizer step on a block of n rows; each row occurs once. Rows and states FE_AHEAD_STEP further on are asked for:
+ * the caller fills so many more pointers behind both.
  *     rows[i][0:d], states[i][...] <- step(rows[i], states[i], grads[i][0:d]) */
 typedef void fe_step(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d,
                      const fe_hyper *hyper);

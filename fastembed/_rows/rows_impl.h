@@ -268,7 +268,7 @@ static void FE_NAME(scale)(float *x, float factor, size_t d)
 #undef BODY
 }
 
-static float FE_NAME(dot)(const float *x, const float *y, size_t d)
+FE_INLINE float dot_rows(const float *x, const float *y, size_t d)
 {
     vec acc[16 / FE_WIDTH];
     float lane[16];
@@ -284,11 +284,28 @@ static float FE_NAME(dot)(const float *x, const float *y, size_t d)
     return lane[0];
 }
 
+static float FE_NAME(dot)(const float *x, const float *y, size_t d) { return dot_rows(x, y, d); }
+
 /* ---- optimizer steps: Keras 3's formulas unless said otherwise --------------------------------------------------- */
 
 #define STEP(name)                                                                                                     \
     static void FE_NAME(name)(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d, \
                               const fe_hyper *hyper)
+
+/* `before`, then the statements of BODY(V, I) for every column of every row: w the row, s its state, g its gradient. They
+ * ask for the same columns of a later row and of its state. */
+#define EACH_ROW(before)                                                          \
+    const int near = fe_near;                                                     \
+    for (size_t i = 0; i < n; i++) {                                              \
+        float *const w = rows[i], *const s = states[i];                           \
+        const float *const g = grads[i], *const next_w = rows[i + FE_AHEAD_STEP]; \
+        const float *const next_s = states[i + FE_AHEAD_STEP];                    \
+        (void)s, (void)next_s;                                                    \
+        before;                                                                   \
+        FE_PREFETCH(next_w + d - 1, near);                                        \
+        FE_COLUMNS(BODY)                                                          \
+    }
+#define ASK(next) FE_PREFETCH((next) + j, near)
 
 STEP(store)
 {
@@ -301,74 +318,72 @@ STEP(store)
 STEP(sgd)
 {
     const float lr = hyper->learning_rate;
-    (void)states;
-    for (size_t i = 0; i < n; i++) {
-#define BODY(V, I) AT(V, rows[i]) -= lr * GET(V, grads[i]);
-        FE_COLUMNS(BODY)
-#undef BODY
+#define BODY(V, I)                  \
+    {                               \
+        ASK(next_w);                \
+        AT(V, w) -= lr * GET(V, g); \
     }
+    EACH_ROW()
+#undef BODY
 }
 
 /* m = mu m - lr g;  w += m */
 STEP(momentum)
 {
     const float lr = hyper->learning_rate, mu = hyper->momentum;
-    for (size_t i = 0; i < n; i++) {
-#define BODY(V, I)                                           \
-    {                                                        \
-        V m = mu * AT(V, states[i]) - lr * GET(V, grads[i]); \
-        AT(V, states[i]) = m;                                \
-        AT(V, rows[i]) += m;                                 \
+#define BODY(V, I)                            \
+    {                                         \
+        V m = mu * AT(V, s) - lr * GET(V, g); \
+        ASK(next_w), ASK(next_s);             \
+        AT(V, s) = m;                         \
+        AT(V, w) += m;                        \
     }
-        FE_COLUMNS(BODY)
+    EACH_ROW()
 #undef BODY
-    }
 }
 
 /* m = mu m - lr g;  w += mu m - lr g */
 STEP(nesterov)
 {
     const float lr = hyper->learning_rate, mu = hyper->momentum;
-    for (size_t i = 0; i < n; i++) {
-#define BODY(V, I)                          \
-    {                                       \
-        V move = lr * GET(V, grads[i]);     \
-        V m = mu * AT(V, states[i]) - move; \
-        AT(V, states[i]) = m;               \
-        AT(V, rows[i]) += mu * m - move;    \
+#define BODY(V, I)                                         \
+    {                                                      \
+        V move = lr * GET(V, g), m = mu * AT(V, s) - move; \
+        ASK(next_w), ASK(next_s);                          \
+        AT(V, s) = m;                                      \
+        AT(V, w) += mu * m - move;                         \
     }
-        FE_COLUMNS(BODY)
+    EACH_ROW()
 #undef BODY
-    }
 }
 
 /* a += g^2;  w -= lr g / sqrt(a + eps) */
 STEP(adagrad)
 {
     const float lr = hyper->learning_rate, eps = hyper->epsilon;
-    for (size_t i = 0; i < n; i++) {
-#define BODY(V, I)                                            \
-    {                                                         \
-        V g = GET(V, grads[i]), a = AT(V, states[i]) + g * g; \
-        AT(V, states[i]) = a;                                 \
-        AT(V, rows[i]) -= lr * g / SQRT(V, a + eps);          \
+#define BODY(V, I)                             \
+    {                                          \
+        V x = GET(V, g), a = AT(V, s) + x * x; \
+        ASK(next_w), ASK(next_s);              \
+        AT(V, s) = a;                          \
+        AT(V, w) -= lr * x / SQRT(V, a + eps); \
     }
-        FE_COLUMNS(BODY)
+    EACH_ROW()
 #undef BODY
-    }
 }
 
 /* a += mean(g^2), one number a row;  w -= lr g / (sqrt(a) + eps): FBGEMM's EXACT_ROWWISE_ADAGRAD */
 STEP(rowwise_adagrad)
 {
-    for (size_t i = 0; i < n; i++) {
-        const float a = states[i][0] + FE_NAME(dot)(grads[i], grads[i], d) / (float)d;
-        const float rate = hyper->learning_rate / (sqrt_float(a) + hyper->epsilon);
-        states[i][0] = a;
-#define BODY(V, I) AT(V, rows[i]) -= rate * GET(V, grads[i]);
-        FE_COLUMNS(BODY)
-#undef BODY
+    const float lr = hyper->learning_rate, eps = hyper->epsilon;
+#define BODY(V, I)                    \
+    {                                 \
+        ASK(next_w);                  \
+        AT(V, w) -= rate * GET(V, g); \
     }
+    EACH_ROW(const float a = s[0] + dot_rows(g, g, d) / (float)d; const float rate = lr / (sqrt_float(a) + eps);
+             FE_PREFETCH(next_s, near); s[0] = a)
+#undef BODY
 }
 
 /* m += (g - m)(1 - b1);  v += (g^2 - v)(1 - b2);  w -= lr m / (sqrt(v) + eps); the state holds m, then v */
@@ -376,20 +391,18 @@ STEP(adam)
 {
     const float lr = hyper->learning_rate, eps = hyper->epsilon;
     const float c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
-    for (size_t i = 0; i < n; i++) {
-        float *second = states[i] + d;
-#define BODY(V, I)                                                       \
-    {                                                                    \
-        V g = GET(V, grads[i]), m = AT(V, states[i]), v = AT(V, second); \
-        m += (g - m) * c1;                                               \
-        v += (g * g - v) * c2;                                           \
-        AT(V, states[i]) = m;                                            \
-        AT(V, second) = v;                                               \
-        AT(V, rows[i]) -= lr * m / (SQRT(V, v) + eps);                   \
+#define BODY(V, I)                                       \
+    {                                                    \
+        V x = GET(V, g), m = AT(V, s), v = AT(V, s + d); \
+        ASK(next_w), ASK(next_s), ASK(next_s + d);       \
+        m += (x - m) * c1;                               \
+        v += (x * x - v) * c2;                           \
+        AT(V, s) = m;                                    \
+        AT(V, s + d) = v;                                \
+        AT(V, w) -= lr * m / (SQRT(V, v) + eps);         \
     }
-        FE_COLUMNS(BODY)
+    EACH_ROW()
 #undef BODY
-    }
 }
 
 /* ---- random rows --------------------------------------------------------------------------------------------------- */
