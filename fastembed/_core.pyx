@@ -20,6 +20,8 @@ from libc.string cimport memmove, memset
 cdef extern from "_rows/rows.h" nogil:
     enum: FE_AHEAD
     enum: FE_AHEAD_STEP
+    enum: FE_ADD
+    enum: FE_IN_CACHE
     enum: FE_STORE
     ctypedef struct fe_hyper:
         float learning_rate
@@ -36,7 +38,7 @@ cdef extern from "_rows/rows.h" nogil:
         int (*point64)(const int64_t *ids, size_t n, const float *table, uint64_t v, size_t d,
                        const float **rows) noexcept nogil
         void (*copy)(const float **rows, size_t n, size_t d, float *out, int stream) noexcept nogil
-        void (*sum)(const float **rows, const float *w, size_t n, size_t d, float *out, int add) noexcept nogil
+        void (*sum)(const float **rows, const float *w, size_t n, size_t d, float *out, int flags) noexcept nogil
         void (*sum_where)(const float **rows, const int32_t **args, const int32_t *index, const float *w, size_t n,
                           size_t d, float *out, int add) noexcept nogil
         void (*max)(const float **rows, const float *w, size_t n, size_t d, float *out, int32_t *arg, int32_t first,
@@ -290,7 +292,7 @@ cdef void pool_worker(Look *look) noexcept nogil:
                     if look.combiner == _MAX:
                         look.rows.max(pointers, weights, stop - at, look.d, out, arg, <int32_t>(at - start), add)
                     else:
-                        look.rows.sum(pointers, weights, stop - at, look.d, out, add)
+                        look.rows.sum(pointers, weights, stop - at, look.d, out, FE_ADD if add else 0)
                     add = 1
                 at = stop
             if not add:
@@ -711,7 +713,7 @@ cdef inline void sum_parts(const Update *u, Parts *parts, int64_t first, int64_t
     if u.arg != NULL:
         u.rows.sum_where(parts.rows + first, parts.args + first, parts.index + first, factors, count, u.d, out, 0)
     else:
-        u.rows.sum(parts.rows + first, factors, count, u.d, out, 0)
+        u.rows.sum(parts.rows + first, factors, count, u.d, out, 0 if u.far else FE_IN_CACHE)
 
 
 cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, float *out, float *spare) noexcept nogil:
@@ -732,7 +734,7 @@ cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, floa
         else:
             load_parts(u, at, count, parts)
             sum_parts(u, parts, 0, count, spare)
-        u.rows.sum(one, NULL, 1, u.d, out, at > begin)
+        u.rows.sum(one, NULL, 1, u.d, out, FE_ADD | FE_IN_CACHE if at > begin else FE_IN_CACHE)
         at += count
 
 

@@ -37,6 +37,8 @@ typedef void fe_step(float *const *rows, float *const *states, const float *cons
 /* The order is the order of STEPS in _core.pyx. */
 enum { FE_STORE, FE_SGD, FE_MOMENTUM, FE_NESTEROV, FE_ADAGRAD, FE_ROWWISE_ADAGRAD, FE_ADAM, FE_STEPS };
 
+enum { FE_ADD = 1, FE_IN_CACHE = 2 };
+
 typedef struct fe_rows {
     const char *isa;
 
@@ -47,8 +49,9 @@ typedef struct fe_rows {
     /* out[i * d + j] = rows[i][j]; ahead. `stream`: store past the caches (out is larger than they are). */
     void (*copy)(const float *const *rows, size_t n, size_t d, float *out, int stream);
 
-    /* out[j] = (add ? out[j] : 0) + sum over i, in order, of w[i] * rows[i][j]; w NULL means ones; ahead. */
-    void (*sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int add);
+    /* out[j] = (flags & FE_ADD ? out[j] : 0) + sum over i, in order, of w[i] * rows[i][j]; w NULL means ones; ahead,
+     * unless flags & FE_IN_CACHE. */
+    void (*sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int flags);
 
     /* As sum, but row i counts only where args[i][j] == index[i] (the gradient of a maximum). */
     void (*sum_where)(const float *const *rows, const int32_t *const *args, const int32_t *index, const float *w,

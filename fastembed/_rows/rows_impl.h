@@ -163,10 +163,10 @@ static void FE_NAME(copy)(const float *const *rows, size_t n, size_t d, float *o
 }
 
 /* Columns j .. j + FE_WIDTH * nv of a sum: the accumulators stay in registers over the whole block. `ahead`: bytes of a
- * row to prefetch, 0 or at least those of the nv vectors. Short code: the fewer instructions between two prefetches, the
- * more of them are under way at once. */
+ * row to prefetch, 0 or at least those of the nv vectors; `last`: and where its last cache line is, if it has one more.
+ * Short code: the fewer instructions between two prefetches, the more of them are under way at once. */
 FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, size_t j, float *out, int add,
-                           size_t ahead, const int nv, const int weighted, const int near)
+                           size_t ahead, size_t last, const int nv, const int weighted, const int near)
 {
     const size_t done = 4 * FE_WIDTH * (size_t)nv;
     vec acc[8];
@@ -177,6 +177,7 @@ FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, s
             const char *next = (const char *)rows[i + FE_AHEAD];
             for (int line = 0; line < nv * FE_WIDTH / 16; line++) FE_PREFETCH(next + 64 * line, near);
             if (ahead > done) fe_prefetch(next + done, ahead - done);
+            if (last) FE_PREFETCH(next + last, near);
         }
         for (int k = 0; k < nv; k++) {
             const vec part = *(const vec *)(row + k * FE_WIDTH);
@@ -189,19 +190,19 @@ FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, s
     for (int k = 0; k < nv; k++) *(vec *)(out + j + k * FE_WIDTH) = acc[k];
 }
 
-static void FE_NAME(sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int add)
+static void FE_NAME(sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int flags)
 {
-    /* The first columns prefetch for all. A row that does not start at a cache line ends in one more. */
-    const size_t unaligned = n && ((uintptr_t)rows[0] | d * sizeof(float)) % 64 != 0;
-    size_t j = 0, ahead = d * sizeof(float) + (unaligned ? 60 : 0);
-#define COLUMNS(nv)                                                      \
-    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ahead = 0) {  \
-        if (w)                                                           \
-            sum_columns(rows, w, n, j, out, add, ahead, nv, 1, fe_near); \
-        else if (fe_near)                                                \
-            sum_columns(rows, w, n, j, out, add, ahead, nv, 0, 1);       \
-        else                                                             \
-            sum_columns(rows, w, n, j, out, add, ahead, nv, 0, 0);       \
+    const int add = flags & FE_ADD;
+    size_t j = 0, ahead = flags & FE_IN_CACHE ? 0 : d * sizeof(float); /* the first columns prefetch for all */
+    const size_t last = n && ((uintptr_t)rows[0] | ahead) % 64 != 0 ? ahead - 1 : 0;
+#define COLUMNS(nv)                                                            \
+    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ahead = 0) {        \
+        if (w)                                                                 \
+            sum_columns(rows, w, n, j, out, add, ahead, last, nv, 1, fe_near); \
+        else if (fe_near)                                                      \
+            sum_columns(rows, w, n, j, out, add, ahead, last, nv, 0, 1);       \
+        else                                                                   \
+            sum_columns(rows, w, n, j, out, add, ahead, last, nv, 0, 0);       \
     }
     COLUMNS(8)
     COLUMNS(4)
