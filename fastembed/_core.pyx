@@ -460,7 +460,8 @@ cdef struct Sort:
     int64_t *bag_n            # by_position only: the bag of each position
     float *factor_b           # mean and sqrtn only
     int64_t kept              # ids that are not padding
-    int bad
+    int bad                   # an id or split was
+    int changed               # ids changed while they were sorted
 
 
 cdef inline int64_t share(int64_t n, int64_t t, int64_t threads) noexcept nogil:
@@ -470,27 +471,80 @@ cdef inline int64_t share(int64_t n, int64_t t, int64_t threads) noexcept nogil:
 cdef void starts_of(Sort *sort, int me, int threads, uint32_t *starts) noexcept nogil:
     """starts[digit] = where thread `me` puts its first key with this digit: a stable counting sort."""
     cdef int64_t radix = <int64_t>1 << sort.digit_bits, digit
-    cdef uint32_t at = 0
+    cdef const uint32_t *counts = sort.counts
+    cdef uint32_t at = 0, before
     cdef int t
     for digit in range(radix):
+        before = 0
         for t in range(threads):
             if t == me:
-                starts[digit] = at
-            at += sort.counts[t * 2 * radix + digit]
+                starts[digit] = at + before
+            before += counts[t * 2 * radix + digit]
+        at += before
     if me == 0:
         sort.kept = at
+
+
+cdef inline bint count_rows(const id_t *ids, int64_t low, int64_t high, int64_t v, int64_t padding, uint64_t mask,
+                            uint32_t *counts) noexcept nogil:
+    """Adds the last digits of the rows low .. high to `counts`; False if one is no row."""
+    cdef int64_t i, row
+    cdef bint good = True
+    for i in range(low, high):
+        row = ids[i]
+        good &= <uint64_t>row < <uint64_t>v
+        counts[<uint64_t>row & mask] += row != padding
+    return good
+
+
+cdef inline bint place_rows(const id_t *ids, int64_t low, int64_t high, const Sort *sort, uint64_t mask,
+                            uint32_t *starts) noexcept nogil:
+    """The first pass makes the keys on its way. An id that changed since it was counted may not leave the array."""
+    cdef int64_t i, row, at, end, stop, bag = 0, n = sort.ids.n, v = sort.v, padding = sort.ids.padding
+    cdef uint64_t *keys = sort.keys
+    cdef int64_t *bag_n = sort.bag_n
+    cdef uint64_t part
+    cdef bint good = True, by_position = sort.by_position or sort.splits == NULL
+    cdef int part_bits = sort.part_bits
+    if sort.splits != NULL:
+        bag = bag_of(sort.splits, sort.bags, low)
+    i = low
+    while i < high:
+        end = high
+        if sort.splits != NULL:
+            while bag + 1 < sort.bags and sort.splits[bag + 1] <= i:
+                bag += 1
+            stop = sort.splits[bag + 1]
+            if bag + 1 < sort.bags and stop < end:
+                end = stop
+        for i in range(i, end):
+            row = ids[i]
+            part = i if by_position else bag
+            if bag_n != NULL:
+                bag_n[i] = bag
+            if row == padding:
+                continue
+            at = starts[<uint64_t>row & mask]
+            if <uint64_t>row < <uint64_t>v and at < n:
+                keys[at] = (<uint64_t>row << part_bits) | part
+                starts[<uint64_t>row & mask] = <uint32_t>(at + 1)
+            else:
+                good = False
+        i = end
+    return good
 
 
 cdef void sort_worker(Sort *sort, int me) noexcept nogil:
     cdef int threads = fe_team_size()
     cdef int64_t radix = <int64_t>1 << sort.digit_bits
-    cdef uint64_t mask = radix - 1, key, part
+    cdef uint64_t mask = radix - 1, key
     cdef uint32_t *counts = sort.counts + me * 2 * radix
     cdef uint32_t *starts = counts + radix
     cdef uint64_t *keys
     cdef uint64_t *other
-    cdef int64_t n = sort.ids.n, i, row, bag, low, high
+    cdef int64_t n = sort.ids.n, i, bag, low, high
     cdef int pass_, shift
+    cdef bint good
 
     if sort.factor_b != NULL:
         for bag in range(share(sort.bags, me, threads), share(sort.bags, me + 1, threads)):
@@ -504,37 +558,22 @@ cdef void sort_worker(Sort *sort, int me) noexcept nogil:
     low = share(n, me, threads)
     high = share(n, me + 1, threads)
     memset(counts, 0, radix * sizeof(uint32_t))
-    for i in range(low, high):
-        row = id_at(&sort.ids, i)
-        if <uint64_t>row >= <uint64_t>sort.v:
-            fe_raise(&sort.bad)
-        elif row != sort.ids.padding:
-            counts[<uint64_t>row & mask] += 1
+    if sort.ids.wide != NULL:
+        good = count_rows(sort.ids.wide, low, high, sort.v, sort.ids.padding, mask, counts)
+    else:
+        good = count_rows(sort.ids.narrow, low, high, sort.v, sort.ids.padding, mask, counts)
+    if not good:
+        fe_raise(&sort.bad)
     fe_barrier()
-    if sort.bad:
+    if sort.bad:                           # no thread raises it after this: all leave here, or none
         return
-
-    # The first pass makes the keys on its way. An id that changed since it was counted may not leave the array.
     starts_of(sort, me, threads, starts)
-    bag = bag_of(sort.splits, sort.bags, low) if sort.splits != NULL else 0
-    for i in range(low, high):
-        row = id_at(&sort.ids, i)
-        if sort.splits == NULL:
-            part = i
-        else:
-            while bag + 1 < sort.bags and sort.splits[bag + 1] <= i:
-                bag += 1
-            part = i if sort.by_position else bag
-        if sort.bag_n != NULL:
-            sort.bag_n[i] = bag
-        if row == sort.ids.padding:
-            continue
-        key = <uint64_t>row & mask
-        if <uint64_t>row >= <uint64_t>sort.v or starts[key] >= n:
-            fe_raise(&sort.bad)
-        else:
-            sort.keys[starts[key]] = (<uint64_t>row << sort.part_bits) | part
-            starts[key] += 1
+    if sort.ids.wide != NULL:
+        good = place_rows(sort.ids.wide, low, high, sort, mask, starts)
+    else:
+        good = place_rows(sort.ids.narrow, low, high, sort, mask, starts)
+    if not good:
+        fe_raise(&sort.changed)
     fe_barrier()
 
     keys = sort.keys
@@ -639,7 +678,7 @@ def group(const id_t[::1] ids_n not None, const int64_t[::1] splits_b1, const fl
     sort.counts = NULL
     if sort.passes % 2 == 0:
         sort.keys, sort.other = sort.other, sort.keys
-    return None if sort.bad else groups
+    return None if sort.bad or sort.changed else groups
 
 
 # ---- update --------------------------------------------------------------------------------------------------------
