@@ -10,7 +10,7 @@ import numpy as np
 
 from fastembed import ops, serialization
 
-_seeds = np.random.default_rng()
+_seeds = None  # made when it is needed: importing numpy.random takes as long as all of this package
 
 
 def set_random_seed(seed):
@@ -30,6 +30,14 @@ def set_random_seed(seed):
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
         raise ValueError(f"`seed` must be an integer of at least 0. Received: seed={seed!r}")
     _seeds = np.random.default_rng(int(seed))
+
+
+def _random_key():
+    """The next seed for an initializer that was given none."""
+    global _seeds
+    if _seeds is None:
+        _seeds = np.random.default_rng()
+    return int(_seeds.integers(2**63))
 
 
 class Initializer(serialization.Configurable):
@@ -97,7 +105,7 @@ class _Random(Initializer):
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral)):
             raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
         self.seed = None if seed is None else int(seed)
-        self._key = int(_seeds.integers(2**63)) if seed is None else self.seed
+        self._key = _random_key() if seed is None else self.seed
 
 
 class RandomUniform(_Random):

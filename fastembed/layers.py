@@ -81,7 +81,9 @@ class Embedding:
     ):
         self.input_dim = check_size(input_dim, "input_dim")
         self.output_dim = check_size(output_dim, "output_dim")
-        self.embeddings_initializer = initializers.get(embeddings_initializer or "uniform")
+        self.embeddings_initializer = initializers.get(
+            "uniform" if embeddings_initializer is None else embeddings_initializer
+        )
         for argument, value in (
             ("embeddings_regularizer", embeddings_regularizer),
             ("activity_regularizer", activity_regularizer),
@@ -95,7 +97,7 @@ class Embedding:
         self._dtype = dtypes.storage(dtype)
         self.name = _automatic_name(type(self)) if name is None else str(name)
         self._trainable = bool(trainable)
-        self.path = path
+        self.path = None if path is None else os.fspath(path)
         self.padding_idx = None if padding_idx is None else ops.check_padding(padding_idx, self.input_dim)
         self._table = None
         self._build_lock = threading.Lock()

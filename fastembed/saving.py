@@ -14,7 +14,7 @@ import tempfile
 import numpy as np
 
 from fastembed import layers
-from fastembed.table import Table
+from fastembed.table import Table, open_npy
 
 _CHUNK = 64 << 20  # bytes written at a time
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -90,12 +90,7 @@ def load(path, mmap_mode=None):
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"`path` must hold a save of this library. Received: path={path!r}: {error}") from error
     file = os.path.join(path, "embeddings.npy")
-    mapped = np.load(file, mmap_mode=mmap_mode or "r", allow_pickle=False)
-    if mapped.shape != (layer.input_dim, layer.output_dim) or mapped.dtype != layer.dtype:
-        raise ValueError(
-            f"embeddings.npy must hold {layer.dtype} of shape {(layer.input_dim, layer.output_dim)}. Received: "
-            f"{mapped.dtype} of shape {mapped.shape} in {path!r}"
-        )
+    mapped = open_npy(file, mmap_mode or "r", (layer.input_dim, layer.output_dim), np.dtype(layer.dtype))
     table = Table.wrap(mapped, path=file)
     if mmap_mode is None:
         table = Table(mapped.shape, mapped.dtype)

@@ -3,6 +3,7 @@
 May import: ops, dtypes. Do not break: `numpy()` is the memory itself, never a copy, and it keeps its address for life.
 """
 
+import os
 import threading
 
 import numpy as np
@@ -49,7 +50,7 @@ class Table:
 
     def _set(self, array, path, name, trainable):
         self._array_vd = array
-        self.path = path
+        self.path = None if path is None else os.fspath(path)
         self.name = name
         self.trainable = trainable
         self.lock = threading.RLock()
@@ -117,12 +118,23 @@ def check_size(value, name):
     return int(value)
 
 
-def _open(path, shape, storage):
-    """A .npy file as a writeable memory map; made, sparse and zero, if there is none."""
+def open_npy(path, mode, shape, storage):
+    """A .npy file as a memory map ("r", "r+" or "c"); ValueError where it is damaged or holds something else."""
     try:
-        array = np.lib.format.open_memmap(path, mode="r+")
-    except FileNotFoundError:
-        return np.lib.format.open_memmap(path, mode="w+", dtype=storage, shape=shape)
-    if array.shape != shape or array.dtype != storage:
-        raise ValueError(f"`path` must hold {storage} of shape {shape}. Received: {path}: {array.dtype} {array.shape}")
-    return array
+        array = np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut, which "r+" would fill up
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"`path` must be a whole .npy file. Received: {path}: {error}") from error
+    if array.shape != shape or array.dtype != storage or not array.flags.c_contiguous:
+        order = "" if array.flags.c_contiguous else ", columns first"
+        raise ValueError(
+            f"`path` must hold {storage} of shape {shape}. Received: {path}: {array.dtype} of shape {array.shape}"
+            + order
+        )
+    return array if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
+
+
+def _open(path, shape, storage):
+    """The file of a table, for training; made, sparse and zero, if there is none."""
+    if os.path.exists(path):
+        return open_npy(path, "r+", shape, storage)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=storage, shape=shape)

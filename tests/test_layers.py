@@ -308,7 +308,7 @@ def test_table(tmp_path, rng):
         assert np.array_equal(table[[3, 1]], values[[3, 1]])
         assert np.array_equal(np.asarray(table), values)
         assert np.asarray(table, np.float64).dtype == np.float64
-        assert table.path == path
+        assert table.path == (path and str(path))
     del table
     reopened = Table((V, D), path=path)
     assert np.array_equal(reopened.numpy(), values)

@@ -1,0 +1,106 @@
+"""The same bits on every instruction set: each that this processor has, pinned in a process of its own.
+
+Do not break: one program serves all of them; what it prints may depend on nothing but FASTEMBED_ISA.
+"""
+
+import json
+
+import pytest
+
+from fastembed import ops
+
+DIMS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127]
+PROGRAM = """
+    import hashlib
+    import json
+    import sys
+
+    import fastembed
+    import numpy as np
+    import reference as ref
+    from fastembed import ops
+
+    fastembed.set_num_threads(1)
+    HYPER = {"learning_rate": 0.1, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-7}
+    V, N, B = 60, 3000, 200
+    digests = {"isa": ops.isa}
+
+
+    def note(name, *arrays):
+        digests[name] = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+    for d in json.loads(sys.argv[1]):
+        rng = np.random.default_rng(d)
+        ids, splits = ref.random_ids(rng, N, V), ref.random_splits(rng, N, B)
+        ids[rng.random(N) < 0.4] = 5  # more parts than are summed in one go
+        # Numbers of all sizes, subnormal ones too: what is rounded, flushed or reordered differs somewhere.
+        table = (ref.random_table(rng, V, d) * 10.0 ** rng.integers(-44, 10, (V, d))).astype(np.float32)
+        upstream = (rng.standard_normal((N, d)) * 10.0 ** rng.integers(-20, 4, (N, 1))).astype(np.float32)
+        weights = rng.uniform(-1, 2, N).astype(np.float32)
+        bags = upstream[:B]
+        assert 0 < np.abs(table[table != 0]).min() < 1e-38
+        table[7, ::3], table[8, ::2] = np.nan, np.inf
+
+        for kind in (np.int32, np.int64):
+            note(f"gather {kind.__name__} {d}", ops.gather(table, ids.astype(kind)))
+        for combiner in ops.COMBINERS:
+            for w, padding_idx in ((None, None), (weights, None), (weights, 5)):
+                given = (ids, splits, w, combiner)
+                name = f"{combiner} {'weighted' if w is not None else 'plain'} {padding_idx} {d}"
+                note(f"pool {name}", ops.pool(table, *given, padding_idx=padding_idx))
+                arg = ops.argmax(table, ids, splits, w, padding_idx) if combiner == "max" else None
+                parts = ops.parts(ids, bags, splits, w, combiner, padding_idx, arg)
+                note(f"reduce {name}", *ops.reduce(parts, ops.group(parts, V)), *([] if arg is None else [arg]))
+                if w is not None:
+                    gradient = ops.weights_gradient(table, ids, splits, w, combiner, bags, padding_idx)
+                    note(f"weights_gradient {name}", gradient)
+        for step in ops.STATES:
+            width = ops.state_width(step, d)
+            stepped, state = table.copy(), np.full((V, width), 1e-3, np.float32) if width else None
+            for t in range(3):
+                ops.update(stepped, ops.parts(ids, upstream * 0.1**t), step, HYPER, state)
+            ops.update_dense(stepped, upstream[:V], step, HYPER, state)
+            note(f"{step} {d}", stepped, *([] if state is None else [state]))
+        for kind in ("uniform", "normal"):
+            filled = np.empty((101, d), np.float32)
+            ops.fill(filled, kind, -0.7, 0.3, seed=2**40 + d, first_row=2**32 - 50)
+            note(f"{kind} {d}", filled)
+    print(json.dumps(digests))
+"""
+
+
+@pytest.fixture(scope="module")
+def digests():
+    """What each instruction set gave; filled by the test below."""
+    return {}
+
+
+@pytest.mark.parametrize("isa", ops.usable_isas())
+def test_same_bits(isa, digests, run_python):
+    found = json.loads(run_python(PROGRAM, json.dumps(DIMS), FASTEMBED_ISA=isa))
+    assert found.pop("isa") == isa
+    assert len(found) == len(DIMS) * (2 + 12 + 12 + 8 + len(ops.STATES) + 2)
+    expected = digests.setdefault("first", found)
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_base_is_always_there():
+    assert ops.usable_isas()[-1] == "base"
+
+
+def test_the_best_one_is_the_default(run_python):
+    program = "from fastembed import ops; print(ops.isa)"
+    assert run_python(program, FASTEMBED_ISA="").strip() == ops.usable_isas()[0]
+
+
+@pytest.mark.parametrize("name", ["nobody", "AVX2", "avx2 ", "auto", "0"])
+def test_unknown(name, run_python):
+    program = """
+        try:
+            import fastembed
+        except ImportError as error:
+            print(error)
+    """
+    expected = f"FASTEMBED_ISA must be one of {ops.usable_isas()} here. Received: FASTEMBED_ISA={name!r}\n"
+    assert run_python(program, FASTEMBED_ISA=name) == expected

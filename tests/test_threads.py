@@ -1,0 +1,329 @@
+"""The same bits for any number of threads, and Python threads that share a layer.
+
+Do not break: the arrays are so large that seven threads really get work (see `threads_for`), and some rows so frequent
+that all threads sum them together.
+"""
+
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+import reference as ref
+
+import fastembed
+from fastembed import Embedding, EmbeddingBag, IndexedSlices, initializers, ops, optimizers
+
+NUMBERS = [1, 2, 7]
+V, N, B, D = 3000, 120_000, 12_000, 17
+COMBINERS = ["sum", "mean", "sqrtn", "max"]
+STEPS = ["sgd", "momentum", "nesterov", "adagrad", "rowwise_adagrad", "adam"]
+HYPER = {"learning_rate": 0.1, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-3}
+LINUX = sys.platform == "linux"
+
+
+@pytest.fixture
+def same_bits(threads):
+    """Runs work() with each number of threads and compares all bytes of the arrays it returns."""
+
+    def check(work):
+        expected = None
+        for number in NUMBERS:
+            threads(number)
+            assert fastembed.get_num_threads() == number
+            results = [np.asarray(array).tobytes() for array in work()]
+            expected = results if expected is None else expected
+            assert [a == b for a, b in zip(results, expected, strict=True)] == [True] * len(results), number
+
+    return check
+
+
+@pytest.fixture
+def zipf(rng):
+    """Ids of which two rows have many thousands and most a few."""
+    ids = ref.random_ids(rng, N, V)
+    ids[rng.random(N) < 0.3] = 7
+    ids[rng.random(N) < 0.15] = V - 1
+    assert min(np.bincount(ids)[[7, V - 1]]) > 3 * 4096
+    return ids
+
+
+@pytest.fixture
+def splits(rng):
+    """Bags of about ten ids, empty ones, and one of 30,000."""
+    splits = ref.random_splits(rng, N, B)
+    splits[(splits > 40_000) & (splits < 70_000)] = 70_000
+    return splits
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("d", [3, 17, 64])
+def test_gather(d, dtype, rng, zipf, same_bits):
+    table, ids = ref.random_table(rng, V, d), zipf.astype(dtype)
+    same_bits(lambda: [ops.gather(table, ids)])
+    assert np.array_equal(ops.gather(table, ids), table[ids])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_pool_and_gradients(combiner, weighted, rng, zipf, splits, same_bits):
+    table, upstream = ref.random_table(rng, V, D), rng.standard_normal((B, D)).astype(np.float32)
+    weights = rng.uniform(0.5, 2, N).astype(np.float32) if weighted else None
+
+    def work():
+        for ids, padding_idx in ((zipf, None), (zipf.astype(np.int32), 7)):
+            yield ops.pool(table, ids, splits, weights, combiner, padding_idx=padding_idx)
+            arg = ops.argmax(table, ids, splits, weights, padding_idx) if combiner == "max" else None
+            parts = ops.parts(ids, upstream, splits, weights, combiner, padding_idx, arg)
+            yield from [arg] if combiner == "max" else []
+            yield from ops.reduce(parts, ops.group(parts, V))
+            if weighted:
+                yield ops.weights_gradient(table, ids, splits, weights, combiner, upstream, padding_idx)
+
+    same_bits(work)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_update(step, rng, zipf, splits, same_bits):
+    """Three steps: of a look-up, of bags with weights, and of a dense gradient."""
+    start, width = ref.random_table(rng, V, D), ops.state_width(step, D)
+    upstream, bags = (rng.standard_normal((n, D)).astype(np.float32) for n in (N, B))
+    weights, dense = rng.uniform(0.5, 2, N), np.repeat(ref.random_table(rng, V, D), 10, axis=0)
+
+    def work():
+        table, state = start.copy(), np.zeros((V, width), np.float32) if width else None
+        ops.update(table, ops.parts(zipf, upstream), step, HYPER, state)
+        ops.update(table, ops.parts(zipf, bags, splits, weights, "mean"), step, HYPER, state)
+        many, states = np.repeat(table, 10, axis=0), None if state is None else np.repeat(state, 10, axis=0)
+        ops.update_dense(many, dense, step, HYPER, states)
+        return [table, many] + [array for array in (state, states) if array is not None]
+
+    same_bits(work)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: optimizers.SGD(0.1, momentum=0.9),
+        lambda: optimizers.Adagrad(0.1),
+        lambda: optimizers.RowwiseAdagrad(0.1),
+        lambda: optimizers.Adam(0.1),
+    ],
+    ids=["SGD", "Adagrad", "RowwiseAdagrad", "Adam"],
+)
+def test_training(make, rng, zipf, same_bits):
+    """Layers from the initializer to the trained table."""
+    upstream = rng.standard_normal((N // 10, D)).astype(np.float32)
+
+    def work():
+        layer = EmbeddingBag(200_000, D, "mean", initializers.RandomUniform(seed=3))
+        optimizer = make()
+        for shift in range(2):
+            ids = zipf.reshape(-1, 10) * (shift + 1)
+            out = layer(ids)
+            optimizer.apply_gradients([(layer.gradient(ids, out + upstream), layer.embeddings)])
+        return [out, layer.embeddings.numpy(), *optimizer.variables]
+
+    same_bits(work)
+
+
+def test_coalesce(rng, zipf, same_bits):
+    slices = IndexedSlices(rng.standard_normal((N, D)).astype(np.float32), zipf, (V, D))
+
+    def work():
+        unique = slices.coalesce()
+        return [unique.indices, unique.values, slices.to_dense(), (slices + slices * 0.5).coalesce().values]
+
+    same_bits(work)
+
+
+@pytest.mark.parametrize("d", [1, 17, 64])
+def test_initializers(d, same_bits):
+    """20 MB, of which a thread takes 2 at a time."""
+    made = [initializers.RandomUniform(seed=1), initializers.RandomNormal(seed=1), initializers.Constant(2.0)]
+    same_bits(lambda: [initializer((5_000_000 // d, d)) for initializer in made])
+
+
+DIGEST = """
+    import hashlib
+    import numpy as np
+    import reference as ref
+    import fastembed
+    from fastembed import ops
+
+    fastembed.set_num_threads(7)
+    rng = np.random.default_rng(1)
+    ids, table = ref.random_ids(rng, 120_000, 3000), ref.random_table(rng, 3000, 17)
+    parts = ops.parts(ids, rng.standard_normal((120_000, 17)))
+    rows, values = ops.reduce(parts, ops.group(parts, 3000))
+    pooled = ops.pool(table, ids, ref.random_splits(rng, 120_000, 5000), combiner="mean")
+    arrays = [ops.gather(table, ids), pooled, rows, values]
+    print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
+"""
+
+
+def test_fewer_threads_than_asked_for(run_python):
+    """OpenMP may give a team of any size."""
+    expected = run_python(DIGEST)
+    assert len(expected) == 65
+    assert run_python(DIGEST, OMP_THREAD_LIMIT="1") == expected
+    assert run_python(DIGEST, OMP_THREAD_LIMIT="3") == expected
+    assert run_python(DIGEST, OMP_DYNAMIC="true") == expected
+
+
+# ---- how many ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not LINUX or not ops.openmp, reason="threads are counted in /proc; OpenMP makes them")
+def test_threads_are_used(run_python):
+    """Only large work wakes threads, and no more than it is told to."""
+    program = """
+        import os
+        import numpy as np
+        import fastembed
+        from fastembed import ops
+
+        def threads():
+            return len(os.listdir("/proc/self/task"))
+
+        table, counts = np.ones((1000, 64), np.float32), []
+        before = threads()
+        for number, n in ((7, 10), (1, 100_000), (2, 100_000), (7, 100_000)):
+            fastembed.set_num_threads(number)
+            ids = np.arange(n) % 1000
+            ops.gather(table, ids)
+            ops.update(table, ops.parts(ids, np.ones((n, 64), np.float32)), "sgd", {})
+            counts.append(threads() - before)
+        print(counts)
+    """
+    assert run_python(program, OMP_NUM_THREADS="1") == "[0, 0, 1, 6]\n"
+
+
+def test_set_and_get(threads):
+    for number in (1, 3, 100):
+        threads(number)
+        assert fastembed.get_num_threads() == number
+    threads(None)
+    default = fastembed.get_num_threads()
+    assert 1 <= default <= os.cpu_count()
+    if LINUX:
+        assert default <= len(os.sched_getaffinity(0))
+
+
+GET = "import fastembed; print(fastembed.get_num_threads())"
+
+
+def test_omp_num_threads(run_python):
+    """It lowers the default and never raises it; set_num_threads is stronger."""
+    default = int(run_python(GET, OMP_NUM_THREADS=""))
+    for text, expected in (("1", 1), ("1,4", 1), (" 1 ", 1), ("1000", default), ("0", default), ("many", default)):
+        assert int(run_python(GET, OMP_NUM_THREADS=text)) == expected, text
+    told = "import fastembed; fastembed.set_num_threads(5); print(fastembed.get_num_threads())"
+    assert int(run_python(told, OMP_NUM_THREADS="1")) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no processor affinity")
+def test_affinity(run_python):
+    pinned = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    assert int(run_python(pinned + GET, OMP_NUM_THREADS="")) == 1
+
+
+# ---- Python threads ----------------------------------------------------------------------------------
+
+
+def together(*work):
+    """Runs functions at once, each in a thread of its own; the first error is raised here."""
+    errors, start = [], threading.Barrier(len(work))
+
+    def run(function):
+        try:
+            start.wait(10)
+            function()
+        except BaseException as error:  # whatever it is, it belongs to the test
+            errors.append(error)
+
+    running = [threading.Thread(target=run, args=(function,), daemon=True) for function in work]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join(60)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one optimizer", "an optimizer each"])
+@pytest.mark.parametrize("n", [40, 20_000])
+def test_eight_python_threads_on_one_layer(n, shared, threads):
+    """Integer gradients, so the sum is exact in any order, and whoever reads sees integers on their way to it."""
+    v, d, rounds = 500, 16, 10
+    threads(2)
+    layer = Embedding(v, d, "zeros")  # not built: all threads make the table at once
+    one = optimizers.SGD(1.0)
+    made = [one if shared else optimizers.SGD(1.0) for _ in range(8)]
+    sums = np.zeros((8, v, d))
+
+    def work(me):
+        rng = np.random.default_rng(me)
+        for _ in range(rounds):
+            ids, upstream = ref.random_ids(rng, n, v), rng.integers(1, 4, (n, d)).astype(np.float32)
+            np.add.at(sums[me], ids, upstream)
+            made[me].apply_gradients([(layer.gradient(ids, upstream), layer.embeddings)])
+            seen = layer(ids)
+            assert (seen == np.round(seen)).all()
+            assert (seen < 0).all()
+
+    together(*(lambda me=me: work(me) for me in range(8)))
+    assert sums.sum(0).max() < 2**24
+    assert np.array_equal(layer.embeddings.numpy(), -sums.sum(0))
+    assert made[0].iterations == (8 if shared else 1) * rounds
+
+
+def test_python_threads_on_two_tables():
+    """Optimizers that take the same tables in another order do not wait for each other forever."""
+    a, b = Embedding(50, 4, "zeros"), Embedding(50, 4, "zeros")
+
+    def work(layers):
+        optimizer = optimizers.SGD(1.0)
+        for _ in range(200):
+            pairs = [(layer.gradient([1, 2, 1], np.ones((3, 4))), layer.embeddings) for layer in layers]
+            optimizer.apply_gradients(pairs)
+
+    together(*(lambda pair=pair: work(pair) for pair in [(a, b), (b, a)] * 4))
+    for layer in (a, b):
+        assert layer.embeddings.numpy()[:3, 0].tolist() == [0, -2 * 1600, -1600]
+
+
+def test_updates_of_a_table_wait_for_each_other(tmp_path):
+    """Whoever writes to a table, or saves it, holds its lock."""
+    layer = Embedding(50, 4, "zeros")
+    table, gradient = layer.embeddings, layer.gradient([1], np.ones((1, 4)))
+    for write in (
+        lambda: optimizers.SGD(1.0).apply_gradients([(gradient, table)]),
+        lambda: table.assign(np.ones((50, 4))),
+        lambda: layer.save(tmp_path / "layer"),
+    ):
+        done = threading.Event()
+        thread = threading.Thread(target=lambda write=write, done=done: (write(), done.set()), daemon=True)
+        with table.lock:
+            thread.start()
+            assert not done.wait(0.1)
+        assert done.wait(10)
+
+
+def test_python_threads_that_only_look_up(rng, threads):
+    threads(2)
+    layer = EmbeddingBag(V, D, "sum")
+    table = layer.embeddings.numpy().copy()
+    ids = rng.integers(0, V, (2000, 20))
+    expected, upstream = layer(ids), rng.standard_normal((2000, D)).astype(np.float32)
+    gradient = layer.gradient(ids, upstream).coalesce().values
+
+    def work():
+        for _ in range(20):
+            assert np.array_equal(layer(ids), expected)
+            assert np.array_equal(layer.gradient(ids, upstream).coalesce().values, gradient)
+
+    together(*[work] * 8)
+    assert np.array_equal(layer.embeddings.numpy(), table)
