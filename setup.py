@@ -33,6 +33,7 @@ class BuildExt(build_ext):
     """Compiler flags, once the compiler is known."""
 
     def build_extensions(self):
+        self.force = True  # objects of another configuration may lie in build/
         kind = self.compiler.compiler_type
         compile_flags, link_flags = FLAGS[kind]
         if OPENMP:
@@ -51,4 +52,4 @@ core = Extension(
     depends=[f"{ROWS}{name}.h" for name in ("rows", "rows_impl", "parallel")],
 )
 directives = {"boundscheck": True, "initializedcheck": True} if DEBUG else {}
-setup(ext_modules=cythonize(core, compiler_directives=directives, force=DEBUG), cmdclass={"build_ext": BuildExt})
+setup(ext_modules=cythonize(core, compiler_directives=directives, force=True), cmdclass={"build_ext": BuildExt})

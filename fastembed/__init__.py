@@ -4,9 +4,10 @@ The public names and nothing else; see the README. May import: everything. Do no
 no thread, sets no environment variable, and imports no framework.
 """
 
-from pathlib import Path as _Path
+from os.path import exists as _exists
+from os.path import join as _join
 
-if (_Path(__file__).parent / "late_interaction").exists():
+if any(_exists(_join(folder, "late_interaction")) for folder in __path__):
     # The files of another distribution lie among ours; whichever was installed last owns this very file.
     raise ImportError(
         "The distribution 'fastembed' (text embedding models, by Qdrant) is installed in the same folder as "
