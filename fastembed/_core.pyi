@@ -1,0 +1,98 @@
+"""Types of the drivers. Arrays are C-contiguous; ids are int32 or int64; a suffix names the dimensions (see README).
+
+Functions that take ids return False (`group`: None) where an id or a split is bad.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int32] | NDArray[np.int64]
+Splits = NDArray[np.int64]
+Arguments = NDArray[np.int32]
+Hyper = tuple[float, float, float, float, float]
+
+SUM: Final[int]
+MEAN: Final[int]
+SQRTN: Final[int]
+MAX: Final[int]
+UNIFORM: Final[int]
+NORMAL: Final[int]
+ROW: Final[int]
+OPENMP: Final[int]
+STEPS: Final[tuple[str, ...]]
+
+class Groups:
+    num_rows: Final[int]
+    unique: Final[int]
+    @property
+    def num_parts(self) -> int: ...
+
+def select_isa(isa: str) -> bool: ...
+def has_isa(isa: str) -> bool: ...
+
+# The next five are tables by dtype too: `gather["int64_t"]` takes int64 ids alone.
+def check_ids(ids_n: Ids, v: int) -> bool: ...
+def gather(table_vd: Floats, ids_n: Ids, out_nd: Floats, num_threads: int) -> bool: ...
+def pool(
+    table_vd: Floats,
+    ids_n: Ids,
+    splits_b1: Splits,
+    weights_n: Floats | None,
+    combiner: int,
+    padding: int,
+    out_bd: Floats,
+    arg_bd: Arguments | None,
+    num_threads: int,
+) -> bool: ...
+def weights_gradient(
+    table_vd: Floats,
+    ids_n: Ids,
+    splits_b1: Splits,
+    weights_n: Floats | None,
+    combiner: int,
+    padding: int,
+    upstream_bd: Floats,
+    arg_bd: Arguments | None,
+    out_n: Floats,
+    num_threads: int,
+) -> bool: ...
+def group(
+    ids_n: Ids,
+    splits_b1: Splits | None,
+    weights_n: Floats | None,
+    combiner: int,
+    padding: int,
+    v: int,
+    bags: int,
+    num_threads: int,
+) -> Groups | None: ...
+def update(
+    groups: Groups,
+    upstream_bd: Floats,
+    weights_n: Floats | None,
+    arg_bd: Arguments | None,
+    table_vd: Floats,
+    state_vs: Floats | None,
+    step: int,
+    hyper: Hyper,
+    num_threads: int,
+) -> None: ...
+def update_dense(
+    grads_vd: Floats, table_vd: Floats, state_vs: Floats | None, step: int, hyper: Hyper, num_threads: int
+) -> None: ...
+def count_unique(groups: Groups) -> int: ...
+def reduce(
+    groups: Groups,
+    upstream_bd: Floats,
+    weights_n: Floats | None,
+    arg_bd: Arguments | None,
+    rows_u: NDArray[np.int64],
+    values_ud: Floats,
+    num_threads: int,
+) -> None: ...
+def fill(
+    out_vd: Floats, kind: int, values: Floats | None, a: float, b: float, seed: int, first_row: int, num_threads: int
+) -> None: ...
