@@ -10,6 +10,7 @@ import numpy as np
 
 from fastembed import ops, serialization
 
+_LARGEST = float(np.finfo(np.float32).max)
 _seeds = None  # made when it is needed: importing numpy.random takes as long as all of this package
 
 
@@ -124,8 +125,11 @@ class RandomUniform(_Random):
 
     def __init__(self, minval=-0.05, maxval=0.05, seed=None):
         self.minval, self.maxval = float(minval), float(maxval)
-        if not np.isfinite([self.minval, self.maxval]).all() or self.minval > self.maxval:
-            raise ValueError(f"`minval` must not exceed `maxval`. Received: minval={minval!r}, maxval={maxval!r}")
+        if not (self.minval <= self.maxval and abs(self.minval) + abs(self.maxval) < _LARGEST):
+            raise ValueError(
+                "`minval` must not exceed `maxval`, and their distance must fit float32. Received: "
+                f"minval={minval!r}, maxval={maxval!r}"
+            )
         self._set_seed(seed)
 
     def fill(self, table_vd, first_row=0):
@@ -151,8 +155,10 @@ class RandomNormal(_Random):
 
     def __init__(self, mean=0.0, stddev=0.05, seed=None):
         self.mean, self.stddev = float(mean), float(stddev)
-        if not np.isfinite([self.mean, self.stddev]).all() or self.stddev < 0:
-            raise ValueError(f"`stddev` must be finite and at least 0. Received: mean={mean!r}, stddev={stddev!r}")
+        if not (self.stddev >= 0 and abs(self.mean) + 7 * self.stddev < _LARGEST):
+            raise ValueError(
+                f"`stddev` must be at least 0, and values must fit float32. Received: mean={mean!r}, stddev={stddev!r}"
+            )
         self._set_seed(seed)
 
     def fill(self, table_vd, first_row=0):

@@ -7,7 +7,6 @@ depends on its arguments and the table alone, and look-ups change nothing.
 import itertools
 import os
 import re
-import threading
 
 import numpy as np
 
@@ -15,9 +14,10 @@ from fastembed import dtypes, initializers, ops, serialization
 from fastembed.ragged import Ragged
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table, check_size
+from fastembed.threads import Lock
 
 _names = {}
-_names_lock = threading.Lock()
+_names_lock = Lock()
 
 
 def _automatic_name(cls):
@@ -93,14 +93,14 @@ class Embedding:
                 raise ValueError(f"`{argument}` must be None in this version. Received: {argument}={value!r}")
         self.embeddings_regularizer = self.activity_regularizer = self.embeddings_constraint = None
         self.mask_zero = self.supports_masking = bool(mask_zero)
-        self.input_length = input_length
+        self.input_length = int(input_length) if isinstance(input_length, np.integer) else input_length
         self._dtype = dtypes.storage(dtype)
         self.name = _automatic_name(type(self)) if name is None else str(name)
         self._trainable = bool(trainable)
         self.path = None if path is None else os.fspath(path)
         self.padding_idx = None if padding_idx is None else ops.check_padding(padding_idx, self.input_dim)
         self._table = None
-        self._build_lock = threading.Lock()
+        self._build_lock = Lock()
         if weights is not None:
             self._assign(weights[0] if isinstance(weights, (list, tuple)) and len(weights) == 1 else weights)
 
@@ -307,14 +307,6 @@ class Embedding:
         from fastembed import saving  # it stands beside this module and needs its classes
 
         saving.save(self, path)
-
-    def __getstate__(self):
-        state = self.__dict__.copy()
-        del state["_build_lock"]
-        return state
-
-    def __setstate__(self, state):
-        self.__dict__.update(state, _build_lock=threading.Lock())
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.name!r} input_dim={self.input_dim} output_dim={self.output_dim}>"

@@ -1,18 +1,18 @@
 """Optimizers as data: a name, hyperparameters, and which step of `ops.update` they take.
 
-May import: ops, slices, table, serialization. Do not break: `apply_gradients` checks everything before the first write,
-and only rows that a gradient touches change, state included (the arithmetic is in _rows/rows_impl.h).
+May import: ops, slices, table, serialization, threads. Do not break: `apply_gradients` checks everything before the
+first write, and only rows that a gradient touches change, state included (the arithmetic is in _rows/rows_impl.h).
 """
 
 import contextlib
 import math
-import threading
 
 import numpy as np
 
 from fastembed import ops, serialization
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table
+from fastembed.threads import Lock
 
 
 class _Variable:
@@ -58,17 +58,16 @@ class Optimizer(serialization.Configurable):
         self.name = name or type(self).__name__.lower()
         self.iterations = 0
         self._variables = {}  # by id(variable)
-        self._lock = threading.RLock()
+        self._lock = Lock()
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["_lock"]
         state["_variables"] = list(self._variables.values())
         return state
 
     def __setstate__(self, state):
         kept = {id(kept.variable): kept for kept in state["_variables"]}
-        self.__dict__.update(state, _variables=kept, _lock=threading.RLock())
+        self.__dict__.update(state, _variables=kept)
 
     # What a subclass says of itself.
     initial_state = 0.0

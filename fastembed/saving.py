@@ -29,6 +29,7 @@ def save(layer, path):
 
     Raises:
         FileExistsError: `path` is there and is no save of this library.
+        ValueError: the table is trained in this very save (`load(path, "r+")`), which has all changes already.
         OSError: the disk is full, ...; `path` is then as it was.
 
     Example:
@@ -41,14 +42,18 @@ def save(layer, path):
     if os.path.lexists(path) and not os.path.isfile(os.path.join(path, "config.json")):
         raise FileExistsError(f"`path` must be free or an earlier save. Received: path={path!r}")
     parent, name = os.path.split(path)
+    table = layer.embeddings
+    home = os.path.dirname(os.path.abspath(table.path)) if table.path else None
+    if getattr(table.numpy(), "mode", None) == "r+" and os.path.exists(path) and os.path.samefile(home, path):
+        raise ValueError(f"`path` must not be where the table is trained; it has all changes. Received: path={path!r}")
     os.makedirs(parent, exist_ok=True)
     beside = tempfile.mkdtemp(prefix=f".{name}.", suffix=".saving", dir=parent)
     try:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(beside, 0o777 & ~umask)
-        with layer.embeddings.lock:
-            _write_array(os.path.join(beside, "embeddings.npy"), layer.embeddings.numpy())
+        with table.lock:
+            _write_array(os.path.join(beside, "embeddings.npy"), table.numpy())
         config = {"class_name": type(layer).__name__, "config": layer.get_config()}
         with open(os.path.join(beside, "config.json"), "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2)
@@ -82,6 +87,36 @@ def load(path, mmap_mode=None):
     if mmap_mode not in (None, "r", "r+", "c"):
         raise ValueError(f"`mmap_mode` must be None, 'r', 'r+' or 'c'. Received: mmap_mode={mmap_mode!r}")
     path = os.path.abspath(os.fspath(path))
+    while True:
+        before = _identity(path)
+        try:
+            layer, mapped = _open(path, mmap_mode or "r")
+        except (OSError, ValueError):
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                break
+        # Another process has replaced the save while we opened its files.
+    table = Table.wrap(mapped, path=mapped.filename)
+    if mmap_mode is None:
+        table = Table(mapped.shape, mapped.dtype)
+        table.assign(mapped)
+    layer.adopt(table)
+    return layer
+
+
+def _identity(path):
+    """What tells a directory from the one that takes its place."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _open(path, mode):
+    """The layer of a save, without its table, and the table as a memory map."""
     try:
         with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
             saved = json.load(file)
@@ -90,13 +125,7 @@ def load(path, mmap_mode=None):
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"`path` must hold a save of this library. Received: path={path!r}: {error}") from error
     file = os.path.join(path, "embeddings.npy")
-    mapped = open_npy(file, mmap_mode or "r", (layer.input_dim, layer.output_dim), np.dtype(layer.dtype))
-    table = Table.wrap(mapped, path=file)
-    if mmap_mode is None:
-        table = Table(mapped.shape, mapped.dtype)
-        table.assign(mapped)
-    layer.adopt(table)
-    return layer
+    return layer, open_npy(file, mode, (layer.input_dim, layer.output_dim), np.dtype(layer.dtype))
 
 
 def _write_array(path, array_vd):

@@ -1,14 +1,15 @@
 """Table: the matrix of embeddings, and where it lives.
 
-May import: ops, dtypes. Do not break: `numpy()` is the memory itself, never a copy, and it keeps its address for life.
+May import: ops, dtypes, threads. Do not break: `numpy()` is the memory itself, never a copy, and it keeps its
+address for life.
 """
 
 import os
-import threading
 
 import numpy as np
 
 from fastembed import dtypes, ops
+from fastembed.threads import Lock
 
 
 class Table:
@@ -53,7 +54,7 @@ class Table:
         self.path = None if path is None else os.fspath(path)
         self.name = name
         self.trainable = trainable
-        self.lock = threading.RLock()
+        self.lock = Lock()
 
     @property
     def shape(self):
@@ -102,13 +103,9 @@ class Table:
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        del state["lock"]
         if isinstance(self._array_vd, np.memmap):  # a copy lives in memory: two writers of one file lose data
             state.update(_array_vd=np.array(self._array_vd), path=None)
         return state
-
-    def __setstate__(self, state):
-        self.__dict__.update(state, lock=threading.RLock())
 
 
 def check_size(value, name):

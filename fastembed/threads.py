@@ -1,10 +1,13 @@
 """How many threads the core uses, and what happens after a fork.
 
 May import: the standard library and _core's build facts through nothing; it starts no thread itself. Do not break: a
-forked child never enters an OpenMP region, since the GNU runtime hangs there if the parent had used its threads.
+forked child never enters an OpenMP region, since the GNU runtime hangs there if the parent had used its threads, and
+never waits for a lock that a thread of the parent holds.
 """
 
 import os
+import threading
+import weakref
 
 _chosen = None  # what set_num_threads was told
 _forked = False
@@ -13,9 +16,32 @@ _forked = False
 _SERIAL_BYTES = 1 << 18
 
 
+_locks = weakref.WeakSet()
+
+
+class Lock:
+    """A re-entrant lock for `with`. It is free in a forked child and in a copy, whoever held it at that moment."""
+
+    def __init__(self):
+        self._lock = threading.RLock()
+        _locks.add(self)
+
+    def __enter__(self):
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *error):
+        self._lock.release()
+
+    def __reduce__(self):
+        return (Lock, ())
+
+
 def _after_fork():
     global _forked
     _forked = True
+    for lock in list(_locks):  # the thread that held it is not there any more
+        lock._lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

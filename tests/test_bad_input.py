@@ -513,6 +513,8 @@ def test_seed(seed):
 def test_initializers():
     for make, arguments in (
         (fastembed.initializers.RandomUniform, {"minval": 1.0, "maxval": 0.0}),
+        (fastembed.initializers.RandomUniform, {"minval": -3e38, "maxval": 3e38}),
+        (fastembed.initializers.RandomUniform, {"maxval": 1e39}),
         (fastembed.initializers.RandomUniform, {"maxval": np.inf}),
         (fastembed.initializers.RandomUniform, {"seed": 1.5}),
         (fastembed.initializers.RandomNormal, {"stddev": -1.0}),

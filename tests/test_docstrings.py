@@ -1,4 +1,4 @@
-"""The examples in docstrings run and print what they say.
+"""The examples in docstrings run and print what they say, and so does the README's.
 
 Do not break: an example may use `fastembed`, `np` and `directory`, a folder of its own, without an import.
 """
@@ -6,6 +6,8 @@ Do not break: an example may use `fastembed`, `np` and `directory`, a folder of 
 import doctest
 import importlib
 import pkgutil
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,3 +40,15 @@ def test_there_are_examples():
     found = [test.name for name in MODULES for test in examples(name) if test.examples]
     assert len(found) > 20
     assert len(set(found)) == len(found)  # none is counted twice
+
+
+def test_readme(tmp_path, monkeypatch):
+    """The example of the README, on a smaller table."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert program.count("10_000_000") == 1
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(program.replace("10_000_000", "10_000"), names)
+    assert np.array_equal(names["served"](names["ids"]), names["words"](names["ids"]))
+    assert np.abs(names["error"]).max() < 1

@@ -152,3 +152,41 @@ def test_pool_of_workers(run_python):
     """
     printed = run_python(program, PYTHONWARNINGS="ignore::DeprecationWarning")
     assert printed == "[1280.0, 6400000.0, 2560.0, 5120000.0]\n"
+
+
+def test_fork_while_a_thread_trains(run_python):
+    """Locks that a thread held at the moment of the fork are free in the child."""
+    run_python(
+        """
+        import os, signal, threading, time
+        import numpy as np
+        from fastembed import Embedding, optimizers
+
+        layer, optimizer, stop = Embedding(20_000, 64, "zeros"), optimizers.SGD(1.0), threading.Event()
+        ids = np.arange(100_000) % 20_000
+        gradient = layer.gradient(ids, np.ones((100_000, 64), np.float32))
+
+        def train():
+            while not stop.is_set():
+                optimizer.apply_gradients([(gradient, layer.embeddings)])
+
+        thread = threading.Thread(target=train)
+        thread.start()
+        for _ in range(5):
+            time.sleep(0.05)
+            pid = os.fork()
+            if pid == 0:
+                for chosen in (optimizer, optimizers.SGD(1.0)):
+                    chosen.apply_gradients([(gradient, layer.embeddings)])
+                os._exit(0)
+            end = time.monotonic() + 15
+            while not os.waitpid(pid, os.WNOHANG)[0]:
+                if time.monotonic() > end:
+                    os.kill(pid, signal.SIGKILL)
+                    os._exit(1)
+                time.sleep(0.01)
+        stop.set()
+        thread.join()
+        """,
+        PYTHONWARNINGS="ignore",
+    )

@@ -72,6 +72,8 @@ def test_round_trip(layer, mode, path):
         assert loaded.embeddings.numpy().tobytes() == array.tobytes()
         assert np.array_equal(loaded([[0]]), layer([[0]]))
         assert isinstance(loaded.embeddings.numpy(), np.memmap) == (mode is not None)
+    if mode == "r+":
+        return
     saving.save(loaded, path)  # over the very file that it maps
     again = fastembed.load(path)
     assert again.get_config() == layer.get_config()
@@ -508,3 +510,39 @@ def test_a_save_is_moved_and_copied(path):
     path.rename(path.with_name("moved"))
     for name in ("copy", "moved"):
         assert (fastembed.load(path.with_name(name), "r").embeddings.numpy() == 1).all()
+
+
+def test_load_while_another_process_saves(path, run_python):
+    """A reader gets one save or the next, never an error and never a mixture."""
+    run_python(
+        """
+        import os, sys, time
+        from fastembed import Embedding, initializers, load
+
+        path, layers = sys.argv[1], [Embedding(v, 8, initializers.Constant(v)) for v in (1000, 2000)]
+        for layer in layers:
+            layer.save(path)
+        pid = os.fork()
+        if pid == 0:
+            for _ in range(300):
+                for layer in layers:
+                    layer.save(path)
+            os._exit(0)
+        while not os.waitpid(pid, os.WNOHANG)[0]:
+            layer = load(path)
+            assert layer.input_dim in (1000, 2000)
+            assert (layer.embeddings.numpy() == layer.input_dim).all()
+        """,
+        path,
+        PYTHONWARNINGS="ignore",
+    )
+
+
+def test_a_table_is_not_saved_over_its_own_file(path):
+    make(1).save(path)
+    layer = fastembed.load(path, "r+")
+    with pytest.raises(ValueError, match="must not be where the table is trained"):
+        layer.save(path)
+    layer.save(path.parent.parent / "copy")
+    fastembed.load(path, "r").save(path)
+    assert holds(path, 1)

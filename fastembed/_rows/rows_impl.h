@@ -481,12 +481,6 @@ static const double tail_top[8] = {7.74545014278341407640e-4, 2.2723844989269184
 static const double tail_bottom[8] = {
     1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2, 1.48103976427480074590e-1,
     6.89767334985100004550e-1, 1.67638483018380384940e0,  2.05319162663775882187e0,  1.0};
-static const double far_top[8] = {2.01033439929228813265e-7, 2.71155556874348757815e-5, 1.24266094738807843860e-3,
-                                  2.65321895265761230930e-2, 2.96560571828504891230e-1, 1.78482653991729133580e0,
-                                  5.46378491116411436990e0,  6.65790464350110377720e0};
-static const double far_bottom[8] = {
-    2.04426310338993978564e-15, 1.42151175831644588870e-7, 1.84631831751005468180e-5, 7.86869131145613259100e-4,
-    1.48753612908506148525e-2,  1.36929880922735805310e-1, 5.99832206555887937690e-1, 1.0};
 
 /* By hand, as the logarithm of the C library differs between processors. x is normal and positive. */
 static double natural_log(double x)
@@ -523,10 +517,7 @@ static double quantile(double p)
     double r = 0.180625 - q * q, x;
     if (q >= -0.425 && q <= 0.425) return q * horner(centre_top, r) / horner(centre_bottom, r);
     r = sqrt_double(-natural_log(q < 0 ? p : 1.0 - p));
-    if (r <= 5.0)
-        x = horner(tail_top, r - 1.6) / horner(tail_bottom, r - 1.6);
-    else
-        x = horner(far_top, r - 5.0) / horner(far_bottom, r - 5.0);
+    x = horner(tail_top, r - 1.6) / horner(tail_bottom, r - 1.6);
     return q < 0 ? -x : x;
 }
 
