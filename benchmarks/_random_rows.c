@@ -1,8 +1,9 @@
-/* The machine's random-row read bandwidth: sums the rows of a table that ids name, with software prefetch.
+/* The machine's random-row bandwidth with software prefetch: sums the rows of a table that ids name; rewrites rows.
  *
  * Compiled at run time by _bandwidth.py, for one row length (DIM floats) and prefetch hint (HINT, as
- * __builtin_prefetch takes it); uses nothing of the library. Do not break: it does no more with a row than read and add
- * it. It leaves out what a real kernel needs (bounds checks, bags, an output), so that it is a limit. */
+ * __builtin_prefetch takes it); uses nothing of the library. Do not break: they do no more with a row than read and add
+ * it, or multiply it in place. They leave out what a real kernel needs (bounds checks, bags, an output; gradients, repeated
+ * ids, state), so that they are limits. */
 #include <stdint.h>
 
 typedef float vec __attribute__((vector_size(64), aligned(4)));
@@ -31,4 +32,18 @@ double random_rows(const float *table, const int64_t *ids, int64_t n, int64_t ah
         total += rest;
     }
     return total;
+}
+
+/* The write side of a training step: each row, given once and in rising order, is read and written. */
+void rewrite_rows(float *table, const int64_t *rows, int64_t n, float factor, int64_t ahead, int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < n; i++) {
+        const float *next = table + rows[i + ahead < n ? i + ahead : n - 1] * DIM;
+        for (int64_t j = 0; j < DIM; j += 16) __builtin_prefetch(next + j, 0, HINT);
+        float *row = table + rows[i] * DIM;
+        int64_t j = 0;
+        for (; j + 16 <= DIM; j += 16) *(vec *)(row + j) *= factor;
+        for (; j < DIM; j++) row[j] *= factor;
+    }
 }

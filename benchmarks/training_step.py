@@ -138,7 +138,7 @@ def main():
     table_vd = fastembed.Embedding(args.rows, args.dim).embeddings.numpy()
     upstream_bd = np.random.default_rng(3).standard_normal((args.bags, args.dim)).astype(np.float32) * 0.01
     all_batches = [Batches(kind, args) for kind in args.ids]
-    limits = [random_rows(table_vd, batches, args.threads) for batches in all_batches]
+    limits = [random_rows(table_vd, batches, args.threads, rewrite=True) for batches in all_batches]
     makers = [fastembed_step, torch_step, fbgemm_step] + [keras_step] * args.slow
     results = []
     for optimizer in args.optimizers.split(","):

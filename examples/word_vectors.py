@@ -113,14 +113,6 @@ def subword_ids(word):
     return ids
 
 
-def take(ragged, rows_b):
-    """The rows of a Ragged with these numbers, as a Ragged."""
-    lengths_b = ragged.row_lengths()[rows_b]
-    ends_b = np.cumsum(lengths_b)
-    at_n = np.repeat(ragged.row_splits[rows_b] - (ends_b - lengths_b), lengths_b) + np.arange(ends_b[-1])
-    return fastembed.Ragged.from_row_lengths(ragged.values[at_n], lengths_b)
-
-
 class Sampler:
     """Draws what a step needs from a text: words, the words around them, and random words."""
 
@@ -158,7 +150,7 @@ def step(bag, contexts, optimizer, subwords, sampler):
     """
     words_b, around_bo = sampler.places(BATCH)
     noise_gs = sampler.noise((BATCH // SHARED, SHARED))
-    bags = take(subwords, words_b)
+    bags = subwords[words_b]
 
     word_bd = bag(bags)
     around_bod, noise_gsd = contexts(around_bo), contexts(noise_gs)

@@ -286,17 +286,22 @@ class Ragged:
             yield self._values[start:stop]
 
     def __getitem__(self, index):
-        """Row `index` (an array, or a `Ragged` of a nested one), or a `Ragged` of a slice of rows."""
+        """Row `index` (an array, or a `Ragged` of a nested one); a `Ragged` for a slice, row numbers or a bool mask."""
         if isinstance(index, slice):
             rows = range(len(self))[index]
             if rows.step == 1:
                 splits = self._row_splits[rows.start : max(rows.stop, rows.start) + 1]
                 return self._trusted(self._values[splits[0] : splits[-1]], splits - splits[0])
             return self._take(np.arange(rows.start, rows.stop, rows.step))
+        if isinstance(index, (list, np.ndarray)) and np.ndim(index) == 1:
+            index = np.asarray(index, np.int64 if len(index) == 0 else None)
+            if index.dtype.kind not in "iub":
+                raise TypeError(f"`index` must be integers or a mask. Received: {index.dtype} of shape {index.shape}")
+            return self._take(np.arange(len(self))[index])
         try:
             row = range(len(self))[index]
         except TypeError:
-            raise TypeError(f"`index` must be an integer or a slice. Received: {index!r}") from None
+            raise TypeError(f"`index` must be an integer, a slice or row numbers. Received: {index!r}") from None
         except IndexError:
             raise IndexError(f"`index` must be a row of {len(self)}. Received: {index}") from None
         return self._values[self._row_splits[row] : self._row_splits[row + 1]]

@@ -58,6 +58,10 @@ def test_is_like_lists(rows):
         part = ragged[start:stop:step]
         assert part.to_list() == rows[start:stop:step]
         Ragged(part.values, part.row_splits)  # its splits pass the checks
+    for numbers in ([], [len(rows) - 1, 0, 0], [-1, -len(rows)]) if rows else ([],):
+        assert ragged[numbers].to_list() == [rows[number] for number in numbers]
+        assert ragged[np.array(numbers, np.int32)].to_list() == ragged[numbers].to_list()
+    assert ragged[np.arange(len(rows)) % 2 == 1].to_list() == rows[1::2]
     for other in (copy.copy(ragged), copy.deepcopy(ragged), pickle.loads(pickle.dumps(ragged))):
         assert other.to_list() == rows
         assert other != ragged
@@ -177,8 +181,9 @@ BAD = [
     (lambda: Ragged([1], [0, 1]).to_padded(0.5), ValueError, "`default_value` must fit int64. Received: 0.5"),
     (lambda: Ragged([1], [0, 1])[1], IndexError, "`index` must be a row of 1. Received: 1"),
     (lambda: Ragged([1], [0, 1])[-2], IndexError, "Received: -2"),
-    (lambda: Ragged([1], [0, 1])[[0]], TypeError, "`index` must be an integer or a slice"),
-    (lambda: Ragged([1], [0, 1])[0, 0], TypeError, "`index` must be an integer or a slice"),
+    (lambda: Ragged([1], [0, 1])[[0.5]], TypeError, "`index` must be integers or a mask. Received: float64"),
+    (lambda: Ragged([1], [0, 1])[[1]], IndexError, "out of bounds"),
+    (lambda: Ragged([1], [0, 1])[0, 0], TypeError, "`index` must be an integer, a slice or row numbers"),
     (lambda: np.asarray(Ragged([1], [0, 1])), TypeError, "call `to_padded()`"),
     (lambda: np.add(Ragged([1], [0, 1]), 1), TypeError, "call `to_padded()`"),
 ]

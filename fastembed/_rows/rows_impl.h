@@ -193,8 +193,9 @@ FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, s
 static void FE_NAME(sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int flags)
 {
     const int add = flags & FE_ADD;
-    size_t j = 0, ahead = flags & FE_IN_CACHE ? 0 : d * sizeof(float); /* the first columns prefetch for all */
-    const size_t last = n && ((uintptr_t)rows[0] | ahead) % 64 != 0 ? ahead - 1 : 0;
+    const size_t bytes = d * sizeof(float);
+    const size_t last = n && ((uintptr_t)rows[0] | bytes) % 64 != 0 ? bytes - 1 : 0;
+    size_t j = 0, ahead = flags & FE_IN_CACHE ? 0 : bytes; /* the first columns prefetch for all */
 #define COLUMNS(nv)                                                            \
     for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ahead = 0) {        \
         if (w)                                                                 \
@@ -209,6 +210,19 @@ static void FE_NAME(sum)(const float *const *rows, const float *w, size_t n, siz
     COLUMNS(2)
     COLUMNS(1)
 #undef COLUMNS
+#if FE_WIDTH > 4
+    for (; j + 4 <= d; j += 4, ahead = 0) {
+        vec4 acc = add ? AT(vec4, out) : (vec4){0};
+        for (size_t i = 0; i < n; i++) {
+            if (ahead) fe_prefetch(rows[i + FE_AHEAD], ahead);
+            if (w)
+                acc += w[i] * GET(vec4, rows[i]);
+            else
+                acc += GET(vec4, rows[i]);
+        }
+        AT(vec4, out) = acc;
+    }
+#endif
     if (j == d) return;
     for (size_t k = j; k < d && !add; k++) out[k] = 0;
     for (size_t i = 0; i < n; i++) {
