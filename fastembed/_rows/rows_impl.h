@@ -283,21 +283,39 @@ static void FE_NAME(scale)(float *x, float factor, size_t d)
 #undef BODY
 }
 
+#if FE_WIDTH > 1
+/* p[0 .. count], zeros behind it. */
+FE_INLINE vec4 some_of_4(const float *p, size_t count)
+{
+    if (count >= 4) return *(const vec4 *)p;
+    return (vec4){count > 0 ? p[0] : 0, count > 1 ? p[1] : 0, count > 2 ? p[2] : 0, 0};
+}
+
+/* 16 lanes, then a tree. A lane is never -0, so adding zeros to it changes nothing. */
 FE_INLINE float dot_rows(const float *x, const float *y, size_t d)
 {
     vec acc[16 / FE_WIDTH];
-    float lane[16];
+    vec4 lane[4];
     size_t j = 0;
     for (int k = 0; k < 16 / FE_WIDTH; k++) acc[k] = (vec){0};
     for (; j + 16 <= d; j += 16)
         for (int k = 0; k < 16 / FE_WIDTH; k++)
             acc[k] += *(const vec *)(x + j + k * FE_WIDTH) * *(const vec *)(y + j + k * FE_WIDTH);
     memcpy(lane, acc, sizeof lane);
-    for (int k = 0; j < d; k++, j++) lane[k] += x[j] * y[j];
+    for (size_t k = 0; k < 4 && j < d; k++, j += 4) lane[k] += some_of_4(x + j, d - j) * some_of_4(y + j, d - j);
+    lane[0] = (lane[0] + lane[2]) + (lane[1] + lane[3]);
+    return (lane[0][0] + lane[0][2]) + (lane[0][1] + lane[0][3]);
+}
+#else
+FE_INLINE float dot_rows(const float *x, const float *y, size_t d)
+{
+    float lane[16] = {0};
+    for (size_t j = 0; j < d; j++) lane[j % 16] += x[j] * y[j];
     for (int half = 8; half; half /= 2)
         for (int k = 0; k < half; k++) lane[k] += lane[k + half];
     return lane[0];
 }
+#endif
 
 static float FE_NAME(dot)(const float *x, const float *y, size_t d) { return dot_rows(x, y, d); }
 
