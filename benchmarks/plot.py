@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-OURS, LIMIT = "fastembed", "random-row read"
+OURS, LIMITS = "fastembed", ("random-row read", "read and rewrite rows")
 COLORS = {"uniform": "#1f6fb2", "zipf": "#e08a1e"}
 PALE = {"uniform": "#a9c6de", "zipf": "#f0d0a5"}
 LEFT_OUT = ("out=", "clip")
@@ -39,7 +39,7 @@ def panel(axes, work, lines):
     axes.set_yticks(range(len(names)), names, fontsize=9)
     for label in axes.get_yticklabels():
         label.set_fontweight("bold" if label.get_text() == OURS else "normal")
-        label.set_fontstyle("italic" if label.get_text() == LIMIT else "normal")
+        label.set_fontstyle("italic" if label.get_text() in LIMITS else "normal")
     axes.set_title(work, fontsize=10, loc="left")
     axes.set_xlim(0, longest * 1.15)
     axes.set_xlabel("ms", fontsize=8)

@@ -397,7 +397,9 @@ class EmbeddingBag(Embedding):
             if weights.shape != shape:
                 raise ValueError(f"`weights` must have the shape of ids, {shape}. Received: shape {weights.shape}")
             weights = weights.reshape(-1)
-        return ids_n, np.arange(shape[0] + 1, dtype=np.int64) * shape[1], weights, shape
+        bags, size = shape
+        splits_b1 = np.arange(0, len(ids_n) + 1, size, dtype=np.int64) if size else np.zeros(bags + 1, np.int64)
+        return ids_n, splits_b1, weights, shape
 
     def gradient(self, ids, upstream, weights=None):
         """The gradient of the table.
