@@ -132,27 +132,25 @@ def explain_ids(ids_n, num_rows, shape=None, name="ids"):
 
 
 def check_splits(row_splits, num_values):
-    """`row_splits` as contiguous int64: starts at 0, never falls, ends at `num_values`."""
-    splits_b1 = np.asarray(row_splits)
-    if splits_b1.dtype not in (_INT32, _INT64):
-        raise TypeError(f"`row_splits` must be int32 or int64. Received: row_splits of dtype {splits_b1.dtype}")
-    if splits_b1.ndim != 1 or len(splits_b1) == 0:
-        raise ValueError(f"`row_splits` must have one dimension and an element. Received: shape {splits_b1.shape}")
-    splits_b1 = np.ascontiguousarray(splits_b1, dtype=_INT64)
-    if splits_b1[0] != 0:
-        raise ValueError(f"`row_splits` must start at 0. Received: row_splits[0] = {splits_b1[0]}")
-    falls = splits_b1[1:] < splits_b1[:-1]
+    """`row_splits` as an int32 or int64 array: starts at 0, never falls, ends at `num_values`."""
+    splits = np.asarray(row_splits)
+    if splits.size and splits.dtype not in (_INT32, _INT64):
+        raise TypeError(f"`row_splits` must be int32 or int64. Received: dtype {splits.dtype}")
+    if splits.ndim != 1 or splits.size == 0:
+        raise ValueError(f"`row_splits` must be 1-D and not empty. Received: shape {splits.shape}")
+    if splits[0] != 0:
+        raise ValueError(f"`row_splits` must start at 0. Received: row_splits[0]={splits[0]}")
+    falls = splits[1:] < splits[:-1]
     if falls.any():
-        at = int(np.argmax(falls))
+        at = int(falls.argmax()) + 1
+        received = f"row_splits[{at}]={splits[at]} after {splits[at - 1]}"
+        raise ValueError(f"`row_splits` must never fall. Received: {received}")
+    if splits[-1] != num_values:
         raise ValueError(
-            f"`row_splits` must not fall. Received: row_splits[{at}] = {splits_b1[at]}, "
-            f"row_splits[{at + 1}] = {splits_b1[at + 1]}"
+            f"`row_splits` must end at the number of values, {num_values}. "
+            f"Received: row_splits[{len(splits) - 1}]={splits[-1]}"
         )
-    if splits_b1[-1] != num_values:
-        raise ValueError(
-            f"`row_splits` must end at the number of values, {num_values}. Received: row_splits[-1] = {splits_b1[-1]}"
-        )
-    return splits_b1
+    return splits
 
 
 def check_table(table, name="table", writeable=False):
@@ -291,7 +289,7 @@ def pool(table, ids, row_splits, weights=None, combiner="sum", out=None, padding
     ids_n, shape = flat_ids(ids)
     if len(shape) != 1:
         raise ValueError(f"`ids` must have one dimension. Received: shape {shape}")
-    splits_b1 = check_splits(row_splits, len(ids_n))
+    splits_b1 = np.ascontiguousarray(check_splits(row_splits, len(ids_n)), _INT64)
     return pool_checked(table, ids_n, splits_b1, weights, combiner, out, padding_idx)
 
 
@@ -399,7 +397,9 @@ def parts(ids, upstream, row_splits=None, weights=None, combiner="sum", padding_
                [2., 2.]], dtype=float32)
     """
     ids_n, _ = flat_ids(ids)
-    splits_b1 = None if row_splits is None else check_splits(row_splits, len(ids_n))
+    splits_b1 = None
+    if row_splits is not None:
+        splits_b1 = np.ascontiguousarray(check_splits(row_splits, len(ids_n)), _INT64)
     return parts_checked(ids_n, upstream, splits_b1, weights, combiner, padding_idx, argmax)
 
 

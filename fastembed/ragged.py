@@ -1,6 +1,6 @@
 """Ragged: rows of different lengths, as one array of values and one of row splits.
 
-May import: NumPy alone. Do not break: row splits are checked here, once, when an object is made, so whoever
+May import: ops. Do not break: row splits are checked here, once, when an object is made, so whoever
 holds a `Ragged` need not check them again.
 """
 
@@ -8,6 +8,8 @@ import itertools
 import operator
 
 import numpy as np
+
+from fastembed import ops
 
 
 def _integers(numbers, name):
@@ -79,22 +81,7 @@ class Ragged:
             values = np.asarray(values)
             if values.ndim == 0:
                 raise ValueError(f"`values` must have at least one axis. Received: shape {values.shape}")
-        splits = np.asarray(row_splits)
-        if splits.size and splits.dtype not in (np.int32, np.int64):
-            raise TypeError(f"`row_splits` must be int32 or int64. Received: dtype {splits.dtype}")
-        if splits.ndim != 1 or splits.size == 0:
-            raise ValueError(f"`row_splits` must be 1-D and not empty. Received: shape {splits.shape}")
-        _refuse(splits[:1] != 0, splits, "row_splits", "start at 0")
-        falls = splits[1:] < splits[:-1]
-        if falls.any():
-            at = int(falls.argmax()) + 1
-            received = f"row_splits[{at}]={splits[at]} after {splits[at - 1]}"
-            raise ValueError(f"`row_splits` must never fall. Received: {received}")
-        if splits[-1] != len(values):
-            raise ValueError(
-                f"`row_splits` must end at the number of values, {len(values)}. "
-                f"Received: row_splits[{len(splits) - 1}]={splits[-1]}"
-            )
+        splits = ops.check_splits(row_splits, len(values))
         self._values = values
         self._row_splits = splits
 
