@@ -1,6 +1,7 @@
 """Builds fastembed._core; everything else about the distribution is in pyproject.toml.
 
-FASTEMBED_OPENMP=0 builds without OpenMP (one thread); FASTEMBED_DEBUG=1 with bounds checks, assertions and symbols.
+FASTEMBED_OPENMP=0 builds without OpenMP (one thread); FASTEMBED_DEBUG=1 with bounds checks, assertions, traps for
+undefined behaviour, and symbols.
 """
 
 import os
@@ -15,7 +16,9 @@ DEBUG = os.environ.get("FASTEMBED_DEBUG", "0") == "1"
 
 # The same bits on every processor: no contraction to fused multiply-add, no reordering, no -march=native.
 UNIX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi"]
-UNIX += ["-g", "-UNDEBUG"] if DEBUG else ["-g0"]
+# A row may start at any multiple of 4 bytes, so alignment is not checked.
+TRAPS = ["-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-undefined-trap-on-error"]
+UNIX += ["-g", "-UNDEBUG", *TRAPS] if DEBUG else ["-g0"]
 FLAGS = {
     "unix": (UNIX, []),
     "mingw32": (UNIX, []),

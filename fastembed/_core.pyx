@@ -52,6 +52,7 @@ cdef extern from "_rows/rows.h" nogil:
         fe_step **step
     const fe_rows *fe_rows_select(const char *isa)
     void fe_prefetch(const void *p, size_t num_bytes)
+    void fe_check(bint holds)
 
 cdef extern from "_rows/parallel.h" nogil:
     enum: FE_OPENMP
@@ -192,6 +193,7 @@ cdef void slide(Look *look, Window *window, int64_t at, int64_t end) noexcept no
     stop = (end if end < at + WINDOW else at + WINDOW) + FE_AHEAD
     start = ready
     ready = stop if stop < look.ids.n else look.ids.n
+    fe_check(0 <= at < ready and start <= stop <= at + WINDOW + FE_AHEAD)
     if start < ready:
         if look.ids.wide != NULL:
             good = look.rows.point64(look.ids.wide + start, ready - start, look.table, look.v, look.d,
@@ -576,6 +578,7 @@ cdef void sort_worker(Sort *sort, int me) noexcept nogil:
         fe_raise(&sort.changed)
     fe_barrier()
 
+    fe_check(sort.kept <= n)
     keys = sort.keys
     other = sort.other
     low = share(sort.kept, me, threads)
@@ -589,6 +592,7 @@ cdef void sort_worker(Sort *sort, int me) noexcept nogil:
         starts_of(sort, me, threads, starts)
         for i in range(low, high):
             key = (keys[i] >> shift) & mask
+            fe_check(starts[key] < sort.kept)
             other[starts[key]] = keys[i]
             starts[key] += 1
         fe_barrier()
@@ -729,6 +733,7 @@ cdef void load_parts(const Update *u, int64_t first, int64_t count, Parts *parts
     cdef uint64_t mask = (<uint64_t>1 << u.sort.part_bits) - 1
     cdef const float *upstream = u.upstream
     cdef int64_t i, part, bag, d = u.d
+    fe_check(0 <= count <= BLOCK + CHUNK and first + count <= u.sort.kept)
     if u.plain:
         for i in range(count):
             parts.rows[i] = upstream + <int64_t>(keys[i] & mask) * d
@@ -809,6 +814,7 @@ cdef int64_t rows_of_block(Update *u, int64_t block, int64_t *begins, float **ro
         numbers[m] = row
         m += row != last
         last = row
+    fe_check(m <= BLOCK)
     if m == 0:
         return 0
     begins[m] = end_of_run(u, begins[m - 1])

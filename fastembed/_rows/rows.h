@@ -14,6 +14,7 @@
 #ifndef FE_ROWS_H
 #define FE_ROWS_H
 
+#include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -78,6 +79,13 @@ typedef struct fe_rows {
 
 /* The set named "base", "avx2" or "avx512"; NULL when this build or this processor has no such set. */
 const fe_rows *fe_rows_select(const char *isa);
+
+/* An invariant of the drivers; FASTEMBED_DEBUG=1 builds end the process where it is broken. */
+static inline void fe_check(int holds)
+{
+    assert(holds);
+    (void)holds;
+}
 
 /* Which cache a prefetch fills, set by fe_rows_select: 1 the first level, 0 the second. Intel's second level waits for
  * three times as many lines at once as its first, which is worth 1.3 x in random-row bandwidth; on AMD's Zen the first

@@ -1,7 +1,6 @@
 /* rows_avx2.c: the row functions for x86-64 processors with AVX2, FMA and F16C. */
 #include "rows.h"
 #if defined(__GNUC__) && defined(__x86_64__)
-#include <assert.h>
 #include <string.h>
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)

@@ -1,7 +1,6 @@
 /* rows_avx512.c: the row functions for x86-64 processors with AVX-512 F, BW, DQ and VL. */
 #include "rows.h"
 #if defined(__GNUC__) && defined(__x86_64__)
-#include <assert.h>
 #include <string.h>
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \

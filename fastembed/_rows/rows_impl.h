@@ -9,7 +9,6 @@
  */
 #include "rows.h"
 
-#include <assert.h>
 #include <string.h>
 
 #if FE_WIDTH > 1 && (defined(__x86_64__) || defined(__i386__))
