@@ -54,5 +54,5 @@ core = Extension(
     ["fastembed/_core.pyx"] + [f"{ROWS}rows_{name}.c" for name in ("base", "avx2", "avx512", "select")],
     depends=[f"{ROWS}{name}.h" for name in ("rows", "rows_impl", "parallel")],
 )
-directives = {"boundscheck": True, "initializedcheck": True} if DEBUG else {}
+directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
 setup(ext_modules=cythonize(core, compiler_directives=directives, force=True), cmdclass={"build_ext": BuildExt})

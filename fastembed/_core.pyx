@@ -1,5 +1,5 @@
 # cython: language_level=3, embedsignature=False
-# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, freethreading_compatible=True
+# cython: wraparound=False, cdivision=True, freethreading_compatible=True
 """The drivers: loops over blocks of ids, split among OpenMP threads. Arithmetic on rows is in _rows/.
 
 May import: nothing of the package; only ops.py calls this module, with arrays it has checked. Do not break: a driver
