@@ -308,6 +308,10 @@ def test_table(tmp_path, rng):
         assert np.array_equal(table[[3, 1]], values[[3, 1]])
         assert np.array_equal(np.asarray(table), values)
         assert np.asarray(table, np.float64).dtype == np.float64
+        assert np.shares_memory(np.asarray(table), table.numpy())
+        assert not np.shares_memory(np.array(table), table.numpy())
+        with pytest.raises(ValueError, match="must be float32 where nothing may be copied"):
+            table.__array__(np.float64, copy=False)
         assert table.path == (path and str(path))
     del table
     reopened = Table((V, D), path=path)
