@@ -87,10 +87,11 @@ class Table:
             np.copyto(self._array_vd, array, casting="same_kind" if array.dtype.kind == "f" else "unsafe")
 
     def __array__(self, dtype=None, copy=None):
-        array = np.asarray(self._array_vd, dtype=dtype)
-        if array is not self._array_vd and copy is False:
+        converted = dtype is not None and np.dtype(dtype) != self.dtype
+        if converted and copy is False:
             raise ValueError(f"`dtype` must be {self.dtype} where nothing may be copied. Received: dtype={dtype}")
-        return array.copy() if array is self._array_vd and copy else array
+        array = np.asarray(self._array_vd, dtype=dtype)
+        return array.copy() if copy and not converted else array
 
     def __len__(self):
         return len(self._array_vd)
