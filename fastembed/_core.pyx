@@ -66,7 +66,7 @@ ctypedef fused id_t:
     int64_t
 
 cdef enum:
-    WINDOW = 128           # ids turned into pointers at a time
+    WINDOW = 128          # ids turned into pointers at a time
     TASK = 1024           # ids of a gather that a thread takes at a time
     CHUNK = 512           # parts of a row that are summed one after the other; then the sums of chunks are
     HOT = 8 * CHUNK       # a row with so many parts is summed by all threads together

@@ -1,7 +1,7 @@
 """Embedding and EmbeddingBag: the objects that users hold.
 
-May import: everything below; `saving` is fetched when a layer is saved. Do not break: a layer keeps no tape. `gradient`
-depends on its arguments and the table alone, and look-ups change nothing.
+May import: everything below. Do not break: a layer keeps no tape. `gradient` depends on its arguments and the table
+alone, and look-ups change nothing.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from fastembed import dtypes, initializers, ops, serialization
+from fastembed import dtypes, initializers, ops, saving, serialization
 from fastembed.ragged import Ragged
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table, check_size
@@ -304,8 +304,6 @@ class Embedding:
 
     def save(self, path):
         """Writes the layer as a directory, atomically; see `fastembed.saving.save`."""
-        from fastembed import saving  # it stands beside this module and needs its classes
-
         saving.save(self, path)
 
     def __repr__(self):
@@ -440,3 +438,6 @@ class EmbeddingBag(Embedding):
     def get_config(self):
         """Returns what `from_config` makes the layer from."""
         return {**super().get_config(), "combiner": self.combiner}
+
+
+saving.LAYERS.update(Embedding=Embedding, EmbeddingBag=EmbeddingBag)

@@ -1,6 +1,6 @@
 """Layers as directories on disk: config.json and embeddings.npy.
 
-May import: layers (for `load`), table. Do not break: at every moment the path holds the old save or the new one, whole.
+May import: table. Do not break: at every moment the path holds the old save or the new one, whole.
 A save is written beside its place, forced to disk, and put there by one rename; a failed one leaves nothing behind.
 """
 
@@ -13,9 +13,9 @@ import tempfile
 
 import numpy as np
 
-from fastembed import layers
 from fastembed.table import Table, open_npy
 
+LAYERS = {}  # by name: the classes that `load` may make; layers.py puts them here
 _CHUNK = 64 << 20  # bytes written at a time
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -120,8 +120,7 @@ def _open(path, mode):
     try:
         with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
             saved = json.load(file)
-        cls = {cls.__name__: cls for cls in (layers.Embedding, layers.EmbeddingBag)}[saved["class_name"]]
-        layer = cls.from_config({**saved["config"], "path": None})  # the table is here, wherever it was before
+        layer = LAYERS[saved["class_name"]].from_config({**saved["config"], "path": None})  # the table is here, wherever it was before
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"`path` must hold a save of this library. Received: path={path!r}: {error}") from error
     file = os.path.join(path, "embeddings.npy")

@@ -19,7 +19,8 @@ PACKAGE = Path(fastembed.__file__).parent
 # From the roof to the ground; what stands on one floor may use each other.
 FLOORS = [
     {"__init__"},
-    {"_config", "layers", "saving"},
+    {"_config", "layers"},
+    {"saving"},
     {"constraints", "formats", "initializers", "optimizers", "regularizers", "serialization"},
     {"ragged", "slices", "table"},
     {"ops"},
