@@ -120,7 +120,8 @@ def _open(path, mode):
     try:
         with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
             saved = json.load(file)
-        layer = LAYERS[saved["class_name"]].from_config({**saved["config"], "path": None})  # the table is here, wherever it was before
+        # The table is here, wherever it was before.
+        layer = LAYERS[saved["class_name"]].from_config({**saved["config"], "path": None})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"`path` must hold a save of this library. Received: path={path!r}: {error}") from error
     file = os.path.join(path, "embeddings.npy")
