@@ -113,20 +113,29 @@ class Embedding:
 
     def build(self, input_shape=None):
         """Makes the table, if it is not there yet. Look-ups and `embeddings` do so by themselves."""
-        self._build(initialize=True)
+        self._build()
 
-    def _build(self, initialize):
-        with self._build_lock:
-            if self._table is not None:
-                return
-            opened = self.path is not None and os.path.exists(self.path)
-            table = Table(
-                (self.input_dim, self.output_dim), self._dtype, self.path, name="embeddings", trainable=self._trainable
-            )
-            if initialize and not opened:
+    def _build(self, weights=None):
+        """Makes the table with initial values, or these; a file that is there keeps what it holds."""
+        shape, about = (self.input_dim, self.output_dim), {"name": "embeddings", "trainable": self._trainable}
+
+        def fill(table):
+            if weights is None:
                 self.embeddings_initializer.fill(table.numpy())
-                self._clear_padding(table)
-            self._table = table
+            else:
+                table.assign(weights)
+            self._clear_padding(table)
+
+        with self._build_lock:
+            if self._table is None:
+                if self.path is None:
+                    table = Table(shape, self._dtype, **about)
+                    fill(table)
+                elif os.path.exists(self.path):
+                    table = Table(shape, self._dtype, self.path, **about)
+                else:
+                    table = Table.new_file(self.path, shape, self._dtype, fill, **about)
+                self._table = table
 
     def adopt(self, table):
         """Uses an existing `Table` of the right shape and dtype from now on; no copy."""
@@ -147,9 +156,11 @@ class Embedding:
             raise ValueError(
                 f"`weights` must have shape {(self.input_dim, self.output_dim)}. Received: shape {array.shape}"
             )
-        self._build(initialize=False)
-        self._table.assign(array)
-        self._clear_padding(self._table)
+        there = self.built or (self.path is not None and os.path.exists(self.path))
+        self._build(array)
+        if there:
+            self._table.assign(array)
+            self._clear_padding(self._table)
 
     @property
     def embeddings(self):

@@ -43,6 +43,25 @@ class Table:
         self._set(array, path, name, trainable)
 
     @classmethod
+    def new_file(cls, path, shape, dtype, fill, *, name="embeddings", trainable=True):
+        """A table in a new file that `fill(table)` has filled before the file gets its name. The space is taken first:
+        a disk that fills up later would end the process. Raises OSError where there is too little."""
+        beside = f"{os.fspath(path)}.{os.getpid()}.new"
+        try:
+            table = cls(shape, dtype, beside, name=name, trainable=trainable)
+            if hasattr(os, "posix_fallocate"):
+                with open(beside, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            fill(table)
+            os.replace(beside, path)
+        except BaseException:
+            if os.path.exists(beside):
+                os.remove(beside)
+            raise
+        table.path = os.fspath(path)
+        return table
+
+    @classmethod
     def wrap(cls, array, *, path=None, name="embeddings", trainable=True):
         """A table on the memory of a float32 C-contiguous matrix; no copy. A read-only array gives look-ups only."""
         table = cls.__new__(cls)

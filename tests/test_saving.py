@@ -546,3 +546,32 @@ def test_a_table_is_not_saved_over_its_own_file(path):
     layer.save(path.parent.parent / "copy")
     fastembed.load(path, "r").save(path)
     assert holds(path, 1)
+
+
+def test_a_new_file_of_a_table_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "table.npy"
+
+    def no_space(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def interrupt(self, table_vd, first_row=0):
+        raise KeyboardInterrupt
+
+    layer = Embedding(V, D, initializers.Constant(3), path=path, padding_idx=1)
+    if hasattr(os, "posix_fallocate"):
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+            patched.setattr(os, "posix_fallocate", no_space)
+            layer.build()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(initializers.Constant, "fill", interrupt)
+        layer.build()
+    with pytest.raises(ValueError, match="must be"):
+        Embedding(2, 2, weights=[["a", "b"], ["c", "d"]], path=path)
+    assert os.listdir(tmp_path) == []
+    layer.build()
+    assert os.listdir(tmp_path) == ["table.npy"]
+    assert layer.embeddings.path == str(path)
+    step(layer)
+    kept = Embedding(V, D, path=path).embeddings.numpy()
+    assert np.array_equal(kept, layer.embeddings.numpy())
+    assert (kept[[0, 1, 3, 5], 0] == [3, 0, 1, 2]).all()
