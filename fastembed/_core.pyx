@@ -559,7 +559,7 @@ cdef void sort_worker(Sort *sort, int me) noexcept nogil:
 
     low = share(n, me, threads)
     high = share(n, me + 1, threads)
-    # Brings the arrays into the caches line after line; the scattered writes that follow would do so one by one (1.6 x).
+    # Brings the arrays into the caches line after line; the scattered writes below would do so one by one (1.6 x).
     memset(sort.keys + low, 0, (high - low) * sizeof(uint64_t))
     memset(sort.other + low, 0, (high - low) * sizeof(uint64_t))
     memset(counts, 0, radix * sizeof(uint32_t))
