@@ -514,9 +514,10 @@ cdef inline bint place_rows(const id_t *ids, int64_t low, int64_t high, const So
     while i < high:
         end = high
         if sort.splits != NULL:
-            while bag + 1 < sort.bags and sort.splits[bag + 1] <= i:
+            stop = sort.splits[bag + 1]        # read once: what was compared is what is used
+            while bag + 1 < sort.bags and stop <= i:
                 bag += 1
-            stop = sort.splits[bag + 1]
+                stop = sort.splits[bag + 1]
             if bag + 1 < sort.bags and stop < end:
                 end = stop
         for i in range(i, end):

@@ -116,7 +116,7 @@ class Embedding:
         self._build()
 
     def _build(self, weights=None):
-        """Makes the table with initial values, or these; a file that is there keeps what it holds."""
+        """Makes the table with initial values, or these. False if it is there already, in memory or in its file."""
         shape, about = (self.input_dim, self.output_dim), {"name": "embeddings", "trainable": self._trainable}
 
         def fill(table):
@@ -127,15 +127,18 @@ class Embedding:
             self._clear_padding(table)
 
         with self._build_lock:
-            if self._table is None:
-                if self.path is None:
-                    table = Table(shape, self._dtype, **about)
-                    fill(table)
-                elif os.path.exists(self.path):
-                    table = Table(shape, self._dtype, self.path, **about)
-                else:
-                    table = Table.new_file(self.path, shape, self._dtype, fill, **about)
-                self._table = table
+            if self._table is not None:
+                return False
+            if self.path is None:
+                table = Table(shape, self._dtype, **about)
+                fill(table)
+            elif os.path.exists(self.path):
+                self._table = Table(shape, self._dtype, self.path, **about)
+                return False
+            else:
+                table = Table.new_file(self.path, shape, self._dtype, fill, **about)
+            self._table = table
+            return True
 
     def adopt(self, table):
         """Uses an existing `Table` of the right shape and dtype from now on; no copy."""
@@ -156,9 +159,7 @@ class Embedding:
             raise ValueError(
                 f"`weights` must have shape {(self.input_dim, self.output_dim)}. Received: shape {array.shape}"
             )
-        there = self.built or (self.path is not None and os.path.exists(self.path))
-        self._build(array)
-        if there:
+        if not self._build(array):
             self._table.assign(array)
             self._clear_padding(self._table)
 

@@ -221,10 +221,10 @@ def gather(table, ids, out=None):
     Args:
         table: float32 array (v, d), C-contiguous; a memory map too.
         ids: integers of any shape, 0 <= id < v.
-        out: float32 array of shape ids.(*shape, d) to write to, or None for a new one.
+        out: float32 array of shape ids.shape + (d,) to write to, or None for a new one.
 
     Returns:
-        float32 array of shape ids.(*shape, d).
+        float32 array of shape ids.shape + (d,).
 
     Raises:
         IndexError: an id outside [0, v), with its position; `out` is then as it was.

@@ -43,8 +43,9 @@ def save(layer, path):
         raise FileExistsError(f"`path` must be free or an earlier save. Received: path={path!r}")
     parent, name = os.path.split(path)
     table = layer.embeddings
-    home = os.path.dirname(os.path.abspath(table.path)) if table.path else None
-    if getattr(table.numpy(), "mode", None) == "r+" and os.path.exists(path) and os.path.samefile(home, path):
+    array_vd = table.numpy()
+    in_file = isinstance(array_vd, np.memmap) and array_vd.mode in ("r+", "w+") and array_vd.filename
+    if in_file and os.path.exists(path) and os.path.samefile(os.path.dirname(in_file), path):
         raise ValueError(f"`path` must not be where the table is trained; it has all changes. Received: path={path!r}")
     os.makedirs(parent, exist_ok=True)
     beside = tempfile.mkdtemp(prefix=f".{name}.", suffix=".saving", dir=parent)
@@ -53,7 +54,7 @@ def save(layer, path):
         os.umask(umask)
         os.chmod(beside, 0o777 & ~umask)
         with table.lock:
-            _write_array(os.path.join(beside, "embeddings.npy"), table.numpy())
+            _write_array(os.path.join(beside, "embeddings.npy"), array_vd)
         config = {"class_name": type(layer).__name__, "config": layer.get_config()}
         with open(os.path.join(beside, "config.json"), "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2)
@@ -98,10 +99,11 @@ def load(path, mmap_mode=None):
             if _identity(path) == before:
                 break
         # Another process has replaced the save while we opened its files.
-    table = Table.wrap(mapped, path=mapped.filename)
     if mmap_mode is None:
         table = Table(mapped.shape, mapped.dtype)
         table.assign(mapped)
+    else:
+        table = Table.wrap(mapped, path=mapped.filename)
     layer.adopt(table)
     return layer
 

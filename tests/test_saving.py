@@ -543,6 +543,10 @@ def test_a_table_is_not_saved_over_its_own_file(path):
     layer = fastembed.load(path, "r+")
     with pytest.raises(ValueError, match="must not be where the table is trained"):
         layer.save(path)
+    wrapped = Embedding(V, D)
+    wrapped.adopt(Table.wrap(layer.embeddings.numpy()))  # the same file, by a table that was told no path
+    with pytest.raises(ValueError, match="must not be where the table is trained"):
+        wrapped.save(path)
     layer.save(path.parent.parent / "copy")
     fastembed.load(path, "r").save(path)
     assert holds(path, 1)

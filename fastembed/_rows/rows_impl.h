@@ -509,7 +509,7 @@ FE_INLINE float uniform_value(uint32_t word, float low, float span, float last)
 }
 
 /* The normal quantile: Wichura's algorithm AS 241 (PPND16), 1988; relative error about 1e-16 in double. Numerator and
- * denominator of three rational functions, highest power first. */
+ * denominator of two of its three rational functions, highest power first: 32 random bits never reach the third. */
 static double horner(const double *c, double x)
 {
     double sum = c[0];
