@@ -180,6 +180,7 @@ _ALIASES = {
     "normal": "RandomNormal",
     "random_normal": "RandomNormal",
 }
+serialization.know("initializer", _CLASSES, _ALIASES)
 
 
 def get(identifier):
@@ -192,4 +193,4 @@ def get(identifier):
         >>> fastembed.initializers.get("uniform")
         RandomUniform(seed=None, minval=-0.05, maxval=0.05)
     """
-    return serialization.get(identifier, _CLASSES, _ALIASES, "initializer")
+    return serialization.get(identifier, "initializer")
