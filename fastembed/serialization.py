@@ -95,6 +95,8 @@ def serialize(obj, version=3):
     """
     if version not in (2, 3):
         raise ValueError(f"`version` must be 2 or 3. Received: version={version!r}")
+    if isinstance(obj, Configurable) and obj.wrapped is not None:
+        obj = obj.wrapped
     if isinstance(obj, _PLAIN):
         return obj
     if isinstance(obj, (list, tuple)):
@@ -273,6 +275,7 @@ class Configurable:
 
     keras_module = None
     legacy_keys = None
+    wrapped = None  # of an object that stands for a function of the user: that one, which is serialized instead
 
     @classmethod
     def from_config(cls, config):

@@ -652,9 +652,10 @@ static void FE_NAME(uniform)(float *out, uint64_t row, size_t n, size_t d, uint6
 #undef VALUE
 }
 
-static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev)
+static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
+                            double p_low, double p_span)
 {
-#define VALUE(word) ((float)(mean + stddev * quantile(((double)(word) + 0.5) * 0x1p-32)))
+#define VALUE(word) ((float)(mean + stddev * quantile(p_low + p_span * (((double)(word) + 0.5) * 0x1p-32))))
     FILL(VALUE)
 #undef VALUE
 }
