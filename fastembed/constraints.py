@@ -30,7 +30,13 @@ class Constraint(serialization.Configurable):
 
     def project(self, table_vd):
         """Projects a float32 matrix in place, whole."""
-        table_vd[...] = self(table_vd)
+        values = np.asarray(self(table_vd))
+        if values.shape != table_vd.shape or values.dtype.kind not in "fiu":
+            raise ValueError(
+                f"a constraint must return numbers of shape {table_vd.shape}. Received: {values.dtype} of shape "
+                f"{values.shape}"
+            )
+        table_vd[...] = values
 
     def enforce(self, table_vd):
         """Projects a float32 matrix in place, whole, if it breaks the constraint by more than rounding."""
@@ -77,14 +83,23 @@ class _Norm(Constraint):
         return tuple(self.axis) if isinstance(self.axis, list) else (self.axis,)
 
     @property
+    def _of_table(self):
+        """The axes, of a matrix: (0,), (1,) or (0, 1)."""
+        axes = tuple(sorted(axis % 2 for axis in self._axes if -2 <= axis < 2))
+        if not axes or len(axes) != len(self._axes) or len(set(axes)) != len(axes):
+            raise ValueError(f"`axis` must be 0, 1 or [0, 1] for a table, or these less 2. Received: axis={self.axis}")
+        return axes
+
+    @property
     def rows(self):
-        return ops.RowConstraint(ops.NORM, self.low, self.high, self.rate) if self._axes in ((1,), (-1,)) else None
+        return ops.RowConstraint(ops.NORM, self.low, self.high, self.rate) if self._of_table == (1,) else None
 
     def _factor(self, norms):
         wanted = np.clip(norms, self.low, self.high)
-        if self.rate != 1:
-            wanted = self.rate * wanted + (1 - self.rate) * norms
-        return (wanted / (1e-7 + norms)).astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            if self.rate != 1:
+                wanted = self.rate * wanted + (1 - self.rate) * norms
+            return (wanted / (1e-7 + norms)).astype(np.float32)
 
     def __call__(self, w):
         w = np.asarray(w)
@@ -99,7 +114,7 @@ class _Norm(Constraint):
         squares = np.zeros((1, table_vd.shape[1]))
         for block in self._blocks(table_vd):
             squares += np.square(block, dtype=np.float64).sum(0)
-        return squares.sum(keepdims=True) if len({axis % 2 for axis in self._axes}) == 2 else squares
+        return squares.sum(keepdims=True) if self._of_table == (0, 1) else squares
 
     def project(self, table_vd):
         if self.rows is not None:
@@ -107,14 +122,15 @@ class _Norm(Constraint):
             return
         factor = self._factor(np.sqrt(self._squares(table_vd)))
         for block in self._blocks(table_vd):
-            block *= factor
+            with np.errstate(invalid="ignore"):
+                block *= factor
 
     def enforce(self, table_vd):
         if self.rows is not None:
             ops.constrain(table_vd, self.rows)
             return
         norms = np.sqrt(self._squares(table_vd))
-        if (norms < self.low * (1 - 1e-5)).any() or (norms > self.high * (1 + 1e-5)).any():
+        if ((norms > 0) & (norms < self.low * (1 - 1e-5))).any() or (norms > self.high * (1 + 1e-5)).any():
             self.project(table_vd)
 
 
@@ -210,7 +226,7 @@ def _number(name, value):
     """An int or float >= 0 that float32 holds, as it was given."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ValueError(f"`{name}` must be a number of at least 0. Received: {name}={value!r}")
-    if not 0 <= value <= np.finfo(np.float32).max:
+    if not 0 <= value <= float(np.finfo(np.float32).max):
         raise ValueError(f"`{name}` must be a finite number of at least 0. Received: {name}={value!r}")
     return value.item() if isinstance(value, np.generic) else value
 
@@ -221,7 +237,7 @@ def warn_of_columns(constraint):
         warnings.warn(
             f"{constraint!r} takes norms over all rows of the table, so every update rescales the whole table. To "
             "constrain each embedding, which is probably what you want, use axis=1.",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

@@ -42,9 +42,9 @@ def policy(dtype):
         name = config.get("name") if isinstance(config, dict) else None
     elif not isinstance(dtype, (str, type, np.dtype, type(None))):
         name = getattr(dtype, "name", dtype)
-    if not isinstance(name, str):
+    if isinstance(name, (type, np.dtype)):
         name = _dtype(name, "dtype", _POLICIES).name
-    if name not in _POLICIES:
+    if not isinstance(name, str) or name not in _POLICIES:
         raise TypeError(f"`dtype` must be one of {sorted(_POLICIES)}. Received: dtype={dtype!r}")
     stored, computed = _POLICIES[name]
     return Policy(name, STORAGE[stored], _bfloat16() if computed == "bfloat16" else np.dtype(computed))

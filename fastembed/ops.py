@@ -207,7 +207,7 @@ def _empty(shape, size):
 
 
 def _combiner(combiner):
-    if combiner not in COMBINERS:
+    if not isinstance(combiner, str) or combiner not in COMBINERS:
         raise ValueError(f"`combiner` must be one of {list(COMBINERS)}. Received: combiner={combiner!r}")
     return COMBINERS[combiner]
 

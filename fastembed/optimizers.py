@@ -267,6 +267,8 @@ class SGD(Optimizer):
     def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, name=None, **base):
         super().__init__(learning_rate, name, base)
         self.momentum = _number("momentum", momentum, below=1)
+        if not isinstance(nesterov, (bool, np.bool_)):
+            raise TypeError(f"`nesterov` must be True or False. Received: nesterov={nesterov!r}")
         self.nesterov = bool(nesterov)
 
     def step(self):

@@ -27,8 +27,8 @@ class Regularizer(serialization.Configurable):
         raise NotImplementedError(f"{type(self).__name__} has no gradient")
 
     def rows_gradient(self, x, rows):
-        """Returns rows of `gradient(x)`. Here: of a penalty that is a sum over elements."""
-        return self.gradient(np.asarray(x)[rows])
+        """Returns rows of `gradient(x)`."""
+        return self.gradient(x)[rows]
 
 
 class L1L2(Regularizer):
@@ -56,7 +56,7 @@ class L1L2(Regularizer):
 
     def __call__(self, x):
         magnitudes, squares = ops.sums(x)
-        return self.l1 * magnitudes + self.l2 * squares
+        return (self.l1 and self.l1 * magnitudes) + (self.l2 and self.l2 * squares)  # 0 x infinity is 0 here
 
     def gradient(self, x):
         x = np.asarray(x, np.float32)
@@ -64,6 +64,9 @@ class L1L2(Regularizer):
         if self.l1:
             gradient += np.float32(self.l1) * np.sign(x)
         return gradient
+
+    def rows_gradient(self, x, rows):
+        return self.gradient(np.asarray(x)[rows])  # a sum over elements: no other row is needed
 
     def get_config(self):
         return {"l1": self.l1, "l2": self.l2}
@@ -167,7 +170,8 @@ class OrthogonalRegularizer(Regularizer):
             cosines, norms = _column_cosines(x)
             signs = np.sign(cosines)
             pull = np.float32(signs / norms[:, None] / norms)
-            return weight * (x[rows] @ pull - x[rows] * np.float32((signs * cosines).sum(0) / norms**2))
+            some = x[rows].astype(np.float32, copy=False)
+            return weight * (some @ pull - some * np.float32((signs * cosines).sum(0) / norms**2))
         gradient = np.empty((len(rows), x.shape[1]), np.float32)
         norms, done = _row_norms(x), 0
         for some in _blocks(np.asarray(rows), len(x)):
@@ -243,7 +247,7 @@ def _factor(name, value, default):
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ValueError(f"`{name}` must be a number of at least 0. Received: {name}={value!r}")
-    if not 0 <= value < math.inf or value > np.finfo(np.float32).max:
+    if not 0 <= value <= float(np.finfo(np.float32).max):
         raise ValueError(f"`{name}` must be a finite number of at least 0. Received: {name}={value!r}")
     return float(value)
 

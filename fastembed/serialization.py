@@ -15,6 +15,9 @@ import numpy as np
 
 MAX_DEPTH = 32  # of a config; Keras's own have 6 at most
 _PLAIN = (str, int, float, bool, type(None))
+_VALUES = type({}.values())
+_ARRAYS = ("bool", "float16", "float32", "float64", *(f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64)))
+_KERAS = ("keras", "tf_keras", "tensorflow")
 _known = {}  # by kind ("initializer", ...): ({class name: class}, {alias: class name})
 _registered = {}  # by "package>name": what register_serializable was given
 _custom_objects = contextvars.ContextVar("custom_objects", default=types.MappingProxyType({}))
@@ -170,17 +173,17 @@ def check_config(config):
     """Refuses what no Keras config is: too deep (or endless), or with keys that are no strings."""
     level = [config]
     for _ in range(MAX_DEPTH):
-        inner = []
+        inner = {}  # by id: whatever occurs twice, as in a cycle, is looked at once
         for item in level:
             if isinstance(item, dict):
                 if not all(isinstance(key, str) for key in item):
                     raise TypeError("a config must have strings as keys. Received: another key")
-                inner.extend(item.values())
-            elif isinstance(item, (list, tuple)):
-                inner.extend(child for child in item if isinstance(child, (dict, list, tuple)))
+                item = item.values()
+            if isinstance(item, (list, tuple, _VALUES)):
+                inner.update((id(child), child) for child in item if isinstance(child, (dict, list, tuple)))
         if not inner:
             return
-        level = inner
+        level = inner.values()
     raise ValueError(f"a config must be nested at most {MAX_DEPTH} deep. Received: a deeper one")
 
 
@@ -193,7 +196,7 @@ def _deserialize(config, kinds):
     if not isinstance(name, str):
         raise TypeError(f"a serialized {what} must be a dict with a 'class_name'. Received: {config!r}")
     inner, registered = config.get("config"), config.get("registered_name")
-    if name == "__numpy__":
+    if name == "__numpy__" and "initializer" in kinds:
         return _array(inner)
     if name == "function":
         registered = inner
@@ -216,12 +219,16 @@ def _deserialize(config, kinds):
 
 def _array(config):
     """The array of a "__numpy__" envelope."""
-    if not isinstance(config, dict) or not isinstance(config.get("dtype"), str):
-        raise TypeError("a serialized array must have a 'value' and a 'dtype'. Received: neither")
-    dtype = np.dtype(config["dtype"])
-    if dtype.kind not in "fiub":
-        raise TypeError(f"a serialized array must hold numbers. Received: dtype {dtype}")
-    return np.array(config.get("value"), dtype)
+    if not isinstance(config, dict) or config.get("dtype") not in _ARRAYS:
+        raise TypeError(f"a serialized array must have a 'value' and a 'dtype' of {_ARRAYS}. Received: {config!r}")
+    try:
+        array = np.array(config.get("value"))
+    except OverflowError as error:
+        raise ValueError(f"a serialized array must hold numbers. Received: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"a serialized array must hold numbers. Received: dtype {array.dtype}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(config["dtype"])
 
 
 def _find(name, kinds):
@@ -246,24 +253,37 @@ def _names(kinds):
 
 
 def get(identifier, kind):
-    """An object of `kind` from None, an instance, a class, a callable, a name or an envelope."""
-    if identifier is None or (callable(identifier) and not isinstance(identifier, type)):
-        return identifier
-    if isinstance(identifier, dict):
+    """An object of `kind` from None, an instance (one of Keras's too), a class, a callable, a name or an envelope."""
+    if identifier is None:
+        return None
+    if isinstance(identifier, (dict, list, tuple)):
         check_config(identifier)
-        return _deserialize(identifier, [kind])
-    found = _find(identifier, [kind]) if isinstance(identifier, str) else identifier
-    if isinstance(found, type) and (found in _known[kind][0].values() or hasattr(found, "get_config")):
-        return found()
-    if callable(found) and not isinstance(found, type):
-        return found
-    if callable(getattr(found, "get_config", None)) and not isinstance(found, type):
-        return found
     classes, aliases = _known[kind]
+    found = identifier
+    if isinstance(identifier, dict):
+        found = _deserialize(identifier, [kind])
+    elif isinstance(identifier, str):
+        found = _find(identifier, [kind])
+    cls = found if isinstance(found, type) else type(found)
+    if cls.__module__.partition(".")[0] in _KERAS and cls.__name__ in classes:
+        found = classes[cls.__name__].from_config({} if found is cls else found.get_config())
+    elif found is cls and (cls in classes.values() or hasattr(cls, "get_config")):
+        found = cls()
+    if _is_of(found, kind):
+        return found
     raise ValueError(
         f"Could not interpret {kind} identifier: {identifier!r}. It must be one of {sorted({*classes, *aliases})}, an "
         "instance, a class or a config"
     )
+
+
+def _is_of(found, kind):
+    """Whether an object can serve as one of `kind`: ours of another kind cannot."""
+    if isinstance(found, np.ndarray):
+        return kind == "initializer"
+    if any(isinstance(found, tuple(classes.values())) for other, (classes, _) in _known.items() if other != kind):
+        return False
+    return hasattr(found, "apply_gradients" if kind == "optimizer" else "__call__") and not isinstance(found, type)
 
 
 class Configurable:

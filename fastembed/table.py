@@ -74,6 +74,8 @@ class Table:
         self.path = None if path is None else os.fspath(path)
         self.name = name
         self.trainable = trainable
+        if constraint is not None and not hasattr(constraint, "enforce"):
+            raise TypeError(f"`constraint` must be one of fastembed.constraints or None. Received: {constraint!r}")
         self.constraint = constraint
         self.lock = Lock()
 
@@ -141,8 +143,8 @@ class Table:
 
 def check_size(value, name):
     """A positive int, from an int or a NumPy integer."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value <= 0:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not 0 < value < 2**63:
+        raise ValueError(f"`{name}` must be a positive integer below 2**63. Received: {name}={value!r}")
     return int(value)
 
 

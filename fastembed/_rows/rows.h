@@ -81,7 +81,8 @@ typedef struct fe_rows {
     /* sums[0] = sum of |x[i]|, sums[1] = sum of x[i]^2, over i < n */
     void (*sums)(const float *x, size_t n, double *sums);
 
-    /* Returns how many rows break the constraint by more than rounding; project: all rows are projected. */
+    /* Returns how many rows break the constraint by more than rounding (a zero row, which nothing can lengthen, breaks
+     * none); project: all rows are projected. */
     size_t (*constrain)(float *const *rows, size_t n, size_t d, const fe_constraint *constraint, int project);
 
     /* Rows row .. row + n of a matrix with d columns, from Philox4x32-10 keyed by seed: values depend on

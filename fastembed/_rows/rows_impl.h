@@ -363,9 +363,10 @@ static size_t FE_NAME(constrain)(float *const *rows, size_t n, size_t d, const f
             broken += negative;
         } else if (constraint->kind == FE_NORM) {
             const float norm = sqrt_float(dot_rows(w, w, d));
-            const float clipped = norm < low ? low : norm > high ? high : norm;
-            const float factor = (rate * clipped + (1.0f - rate) * norm) / (1e-7f + norm);
-            broken += norm < low * (1.0f - 1e-5f) || norm > high * (1.0f + 1e-5f);
+            const float least = norm < low ? low : norm, clipped = least > high ? high : least;
+            const float wanted = rate == 1 ? clipped : rate * clipped + (1.0f - rate) * norm; /* norm may be infinite */
+            const float factor = wanted / (1e-7f + norm);
+            broken += (norm > 0 && norm < low * (1.0f - 1e-5f)) || norm > high * (1.0f + 1e-5f);
             if (!project) continue;
 #define BODY(V, I) AT(V, w) *= factor;
             FE_COLUMNS(BODY)

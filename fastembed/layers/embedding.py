@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from fastembed import constraints, dtypes, initializers, ops, regularizers, saving, serialization
-from fastembed.layers.lora import Lora
+from fastembed.layers.lora import Lora, check_alpha
 from fastembed.ragged import Ragged
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table, check_size
@@ -108,7 +108,9 @@ class Embedding:
         self.path = None if path is None else os.fspath(path)
         self.padding_idx = None if padding_idx is None else ops.check_padding(padding_idx, self.input_dim)
         self.lora_rank = None if lora_rank is None else check_size(lora_rank, "lora_rank")
-        self.lora_alpha = lora_alpha
+        self.lora_alpha = self.lora_rank if lora_alpha is None else check_alpha(lora_alpha)
+        if self.lora_rank is not None:
+            self._check_lora()
         if quantization_config is not None:
             raise ValueError("`quantization_config` must be None in this version. Received: another one")
         self._batch_input_shape = None  # of a Keras 2 config
@@ -141,11 +143,13 @@ class Embedding:
                 np.copyto(table.numpy(), weights, casting="unsafe")
             self._clear_padding(table)
             table.enforce()
+            self._clear_padding(table)  # whatever a constraint of the user's own makes of zeros
 
         with self._build_lock:
             if self._table is not None:
                 return False
             made = self.path is None or not os.path.exists(self.path)
+            lora = self._new_lora()
             if self.path is None:
                 table = Table(shape, self._policy.storage, **about)
                 fill(table)
@@ -153,9 +157,8 @@ class Embedding:
                 table = Table.new_file(self.path, shape, self._policy.storage, fill, **about)
             else:
                 table = Table(shape, self._policy.storage, self.path, **about)
-            self._table = table
-        if self.lora_rank:
-            self.enable_lora(self.lora_rank, self.lora_alpha)
+            self._lora, self._table = lora, table
+            table.trainable = self._trainable and lora is None
         return made
 
     def adopt(self, table):
@@ -165,24 +168,28 @@ class Embedding:
                 f"`table` must be {self._policy.storage} of shape {(self.input_dim, self.output_dim)}. Received: "
                 f"{table!r}"
             )
+        if self._lora is None:
+            self._lora = self._new_lora()
         table.trainable = self._trainable and self._lora is None
         table.constraint = constraints.for_table(self.embeddings_constraint)
         self._table = table
-        if self.lora_rank and self._lora is None:
-            self.enable_lora(self.lora_rank, self.lora_alpha)
 
     def _clear_padding(self, table):
         if self.padding_idx is not None:
             table.numpy()[self.padding_idx] = 0
 
-    def _assign(self, array):
+    @staticmethod
+    def _check_weights(array, shape):
+        """An array of numbers of this shape."""
         array = np.asarray(array)
-        if array.shape != (self.input_dim, self.output_dim):
-            raise ValueError(
-                f"`weights` must have shape {(self.input_dim, self.output_dim)}. Received: shape {array.shape}"
-            )
+        if array.shape != shape:
+            raise ValueError(f"`weights` must have shape {shape}. Received: shape {array.shape}")
         if array.dtype.kind not in "fiu":
             raise ValueError(f"`weights` must be numbers. Received: dtype {array.dtype}")
+        return array
+
+    def _assign(self, array):
+        array = self._check_weights(array, (self.input_dim, self.output_dim))
         if not self._build(array):
             self._table.assign(array)
             self._clear_padding(self._table)
@@ -256,18 +263,18 @@ class Embedding:
 
     def set_weights(self, weights):
         """Copies arrays into `weights`; the padding row stays zero, and a constraint is enforced."""
-        number = 1 if self._lora is None else 3
+        number = max(1, len(self.weights))
         if not isinstance(weights, (list, tuple)) or len(weights) != number:
             raise ValueError(
                 f"`weights` must be a list of {number} arrays. Received: {type(weights).__name__} of "
                 f"{len(weights) if hasattr(weights, '__len__') else 'no'} arrays"
             )
-        for table, array in zip(self.weights[1:], weights[1:], strict=True):
-            if np.shape(array) != table.shape:
-                raise ValueError(f"{table.name} must have shape {table.shape}. Received: shape {np.shape(array)}")
+        of_lora = [self._check_weights(array, table.shape) for table, array in zip(self.weights[1:], weights[1:], strict=True)]
         self._assign(weights[0])
-        for table, array in zip(self.weights[1:], weights[1:], strict=True):
+        for table, array in zip(self.weights[1:], of_lora, strict=True):
             table.assign(array)
+        if self._lora is not None:
+            self._clear_padding(self._lora.a)
 
     def count_params(self):
         """Returns the number of elements of all weights."""
@@ -348,7 +355,7 @@ class Embedding:
     def _gradient(self, ids, upstream, weights):
         upstream = self._upstream(ids, upstream, weights)
         slices = IndexedSlices.from_parts(self._parts(ids, upstream, weights), (self.input_dim, self.output_dim))
-        return slices if self._lora is not None else self._regularized(slices, self._table)
+        return slices if self._lora is not None else self._regularized(slices, self.embeddings)
 
     def _upstream_shape(self, ids):
         """The shape of what `call` returns, flat."""
@@ -472,15 +479,27 @@ class Embedding:
             >>> optimizer.apply([gradient_a, gradient_b], layer.trainable_weights)
             >>> layer.merge_lora()
         """
-        if self.embeddings_constraint is not None:
-            raise ValueError("LoRA needs a layer without `embeddings_constraint`. Received: a layer with one")
+        self._check_lora()
         if not self.built:
             raise ValueError("LoRA needs a layer that is built. Received: a layer that is not")
         if self._lora is not None:
             raise ValueError("LoRA can be enabled once. Received: a layer that has it")
-        lora = Lora.new(self, rank, lora_alpha, initializers.get(a_initializer), initializers.get(b_initializer))
+        made = initializers.get(a_initializer), initializers.get(b_initializer)
+        lora = Lora.new(self, rank, lora_alpha, *made)
         self._lora, self.lora_rank, self.lora_alpha = lora, lora.rank, lora.alpha
         self._table.trainable = False
+
+    def _check_lora(self):
+        """Raises for a layer that cannot have LoRA."""
+        if self.embeddings_constraint is not None:
+            raise ValueError("LoRA needs a layer without `embeddings_constraint`. Received: a layer with one")
+
+    def _new_lora(self):
+        """What `lora_rank` asks for, with initial values, or None."""
+        if self.lora_rank is None:
+            return None
+        made = initializers.get("he_uniform"), initializers.get("zeros")
+        return Lora.new(self, self.lora_rank, self.lora_alpha, *made)
 
     def merge_lora(self):
         """Adds (lora_alpha / rank) A B to the table, in blocks, and ends LoRA: the table trains again."""
@@ -584,10 +603,11 @@ class Embedding:
             raise TypeError(f"the config of a layer must be a dict. Received: {config!r}")
         config = dict(config)
         shape = config.pop("batch_input_shape", None)
-        for of_keras_2 in ("dynamic",):
-            config.pop(of_keras_2, None)
-        if shape is not None and not isinstance(shape, (list, tuple)):
-            raise TypeError(f"`batch_input_shape` must be a list. Received: {shape!r}")
+        config.pop("dynamic", None)  # of Keras 2
+        _check_batch_input_shape(shape)
+        for name in ("path", "weights"):  # a config of a stranger must not open files
+            if name in config:
+                raise TypeError(f"{cls.__name__} cannot be made from its config: `{name}` is in no config")
         with serialization.scope(custom_objects):
             try:
                 layer = cls(**config)
@@ -603,6 +623,13 @@ class Embedding:
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.name!r} input_dim={self.input_dim} output_dim={self.output_dim}>"
+
+
+def _check_batch_input_shape(shape):
+    """None, or a list of ints and None."""
+    sizes = () if shape is None else shape
+    if not isinstance(sizes, (list, tuple)) or not all(n is None or type(n) is int for n in sizes):
+        raise TypeError(f"`batch_input_shape` must be a list of integers. Received: batch_input_shape={shape!r}")
 
 
 def _flag(name, value):

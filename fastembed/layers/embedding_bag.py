@@ -37,10 +37,10 @@ class EmbeddingBag(Embedding):
     keras_module = "fastembed.layers"
 
     def __init__(self, input_dim, output_dim, combiner="mean", *args, **arguments):
-        super().__init__(input_dim, output_dim, *args, **arguments)
-        if combiner not in ops.COMBINERS:
+        if not isinstance(combiner, str) or combiner not in ops.COMBINERS:
             raise ValueError(f"`combiner` must be one of {list(ops.COMBINERS)}. Received: combiner={combiner!r}")
         self.combiner = combiner
+        super().__init__(input_dim, output_dim, *args, **arguments)
         if self.mask_zero and self.padding_idx not in (None, 0):
             raise ValueError(
                 f"`padding_idx` must be 0 or None with mask_zero. Received: padding_idx={self.padding_idx}"
@@ -134,10 +134,10 @@ class EmbeddingBag(Embedding):
             gradient_n += gradient(self._lora.a, self._lora.scale * upstream_bd @ self._lora.b.numpy().T)
         return gradient_n.reshape(shape)
 
-    def enable_lora(self, rank, lora_alpha=None, a_initializer="he_uniform", b_initializer="zeros"):
+    def _check_lora(self):
         if self.combiner == "max":
             raise ValueError("LoRA needs a combiner that is a sum. Received: combiner='max'")
-        super().enable_lora(rank, lora_alpha, a_initializer, b_initializer)
+        super()._check_lora()
 
     def lora_gradients(self, ids, upstream, weights=None):
         """The gradients of A and B; see `Embedding.lora_gradients`. weights: what `call` was given."""

@@ -12,6 +12,15 @@ from fastembed.table import Table, check_size
 _BLOCK = 1 << 20  # elements of the table that are changed at once
 
 
+def check_alpha(value):
+    """None, or a number that float32 holds."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+        raise TypeError(f"`lora_alpha` must be a number or None. Received: lora_alpha={value!r}")
+    if value is not None and not abs(value) <= float(np.finfo(np.float32).max):
+        raise ValueError(f"`lora_alpha` must be a finite number. Received: lora_alpha={value!r}")
+    return value
+
+
 class Lora:
     """(alpha / rank) A B, with tables A (v, rank) and B (rank, d)."""
 
@@ -21,9 +30,7 @@ class Lora:
     @classmethod
     def new(cls, layer, rank, alpha, a_initializer, b_initializer):
         """For a layer, with initial values."""
-        rank = check_size(rank, "rank")
-        if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, numbers.Real)):
-            raise TypeError(f"`lora_alpha` must be a number or None. Received: lora_alpha={alpha!r}")
+        rank, alpha = check_size(rank, "rank"), check_alpha(alpha)
         a = Table((layer.input_dim, rank), name="lora_embeddings_a", trainable=layer.trainable)
         b = Table((rank, layer.output_dim), name="lora_embeddings_b", trainable=layer.trainable)
         a_initializer.fill(a.numpy())
