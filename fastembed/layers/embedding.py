@@ -525,6 +525,8 @@ class Embedding:
         return self._lora_gradients(ids, upstream, None)
 
     def _lora_gradients(self, ids, upstream, weights):
+        if self.lora_rank is not None:
+            self.build()
         if self._lora is None:
             raise ValueError("`lora_gradients` needs `enable_lora` before it. Received: a layer without LoRA")
         lora = self._lora
