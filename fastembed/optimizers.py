@@ -191,7 +191,7 @@ class Optimizer(serialization.Configurable):
     @classmethod
     def from_config(cls, config):
         """Makes the optimizer of a config of Keras 3, or of Keras 2 without `decay`."""
-        config = dict(config)
+        config = serialization.arguments_of(config, cls)
         decay = config.pop("decay", None)  # Keras 2
         if decay:
             raise ValueError(f"`decay` must be 0. Received: decay={decay!r}")

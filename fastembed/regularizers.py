@@ -93,7 +93,7 @@ class L1(L1L2):
 
     @classmethod
     def from_config(cls, config):
-        return super().from_config(_renamed(config, "l1"))
+        return super().from_config(_renamed(serialization.arguments_of(config, cls), "l1"))
 
     def get_config(self):
         return {"l1": _float32(self.l1)}  # as Keras 3 rounds it, though not in L2
@@ -117,7 +117,7 @@ class L2(L1L2):
 
     @classmethod
     def from_config(cls, config):
-        return super().from_config(_renamed(config, "l2"))
+        return super().from_config(_renamed(serialization.arguments_of(config, cls), "l2"))
 
     def get_config(self):
         return {"l2": self.l2}

@@ -187,6 +187,14 @@ def check_config(config):
     raise ValueError(f"a config must be nested at most {MAX_DEPTH} deep. Received: a deeper one")
 
 
+def arguments_of(config, cls):
+    """The arguments in a config of `cls`, as a dict of their own."""
+    check_config(config)
+    if not isinstance(config, dict):
+        raise TypeError(f"{cls.__name__} cannot be made from its config: it must be a dict. Received: {config!r}")
+    return dict(config)
+
+
 def _deserialize(config, kinds):
     """As deserialize, for these kinds of objects."""
     what = kinds[0] if len(kinds) == 1 else "object"
@@ -300,9 +308,9 @@ class Configurable:
     @classmethod
     def from_config(cls, config):
         """Makes the object that `get_config` described."""
-        check_config(config)
+        arguments = arguments_of(config, cls)
         try:
-            return cls(**config)
+            return cls(**arguments)
         except TypeError as error:
             raise TypeError(f"{cls.__name__} cannot be made from its config: {error}. Received: {config!r}") from error
 

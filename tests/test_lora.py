@@ -151,7 +151,7 @@ def test_mixed_precision(dtype, rng):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [optimizers.SGD(0.3), optimizers.SGD(0.1, momentum=0.5), optimizers.Adagrad(0.1), optimizers.Adam(0.05)],
+    [optimizers.SGD(0.1), optimizers.SGD(0.1, momentum=0.5), optimizers.Adagrad(0.1), optimizers.Adam(0.05)],
     ids=repr,
 )
 @pytest.mark.parametrize("make", [Embedding, EmbeddingBag])

@@ -600,10 +600,7 @@ class Embedding:
         Raises:
             TypeError, ValueError: an unknown key, which is named, or a wrong value.
         """
-        serialization.check_config(config)
-        if not isinstance(config, dict):
-            raise TypeError(f"the config of a layer must be a dict. Received: {config!r}")
-        config = dict(config)
+        config = serialization.arguments_of(config, cls)
         shape = config.pop("batch_input_shape", None)
         config.pop("dynamic", None)  # of Keras 2
         _check_batch_input_shape(shape)
