@@ -541,6 +541,7 @@ def test_what_python_objects_are_no_identifiers():
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "layer"
     Embedding(V, D, "zeros", name="n").save(path)
+    fastembed.load(path)  # NumPy imports what it needs for that
     return path
 
 
