@@ -10,7 +10,7 @@ import numpy as np
 
 from fastembed import ops, serialization
 
-_BLOCK = 1 << 22  # cosines that are held at once
+_BLOCK = 1 << 22  # cosines, or elements of a table, that are looked at at once
 
 
 class Regularizer(serialization.Configurable):
@@ -147,67 +147,85 @@ class OrthogonalRegularizer(Regularizer):
         self.mode = mode
 
     def __call__(self, x):
-        vectors = self._vectors(x)
-        norms = _norms(vectors)
-        total = 0.0
-        for some in _blocks(np.arange(len(vectors)), len(vectors)):
-            total += float(np.abs(_cosines(vectors, norms, some)).sum(dtype=np.float64))
-        return float(self._weight(vectors) * total)
+        x = _check_matrix(x)
+        if self.mode == "columns":
+            cosines, _ = _column_cosines(x)
+            total = np.abs(cosines).sum()
+        else:
+            norms = _row_norms(x)
+            blocks = (_row_cosines(x, norms, rows) for rows in _blocks(np.arange(len(x)), len(x)))
+            total = sum(np.abs(cosines).sum(dtype=np.float64) for cosines in blocks)
+        return float(self._weight(x) * total)
 
     def gradient(self, x):
         return self.rows_gradient(x, np.arange(len(x)))
 
     def rows_gradient(self, x, rows):
-        vectors = self._vectors(x)
-        norms = _norms(vectors)
-        by_rows = self.mode == "rows"
-        wanted = np.asarray(rows) if by_rows else np.arange(len(vectors))
-        seen = vectors if by_rows else vectors[:, rows]  # the elements that are asked for
-        gradient = np.empty((len(wanted), seen.shape[1]), np.float32)
-        done = 0
-        for some in _blocks(wanted, len(vectors)):
-            cosines = _cosines(vectors, norms, some)
+        x = _check_matrix(x)
+        weight = np.float32(2 * self._weight(x))
+        if self.mode == "columns":
+            cosines, norms = _column_cosines(x)
             signs = np.sign(cosines)
-            pull = (signs / norms) @ seen
-            pull -= seen[some] / norms[some, None] * (signs * cosines).sum(1, keepdims=True)
-            gradient[done : done + len(some)] = 2 * self._weight(vectors) * pull / norms[some, None]
+            pull = np.float32(signs / norms[:, None] / norms)
+            return weight * (x[rows] @ pull - x[rows] * np.float32((signs * cosines).sum(0) / norms**2))
+        gradient = np.empty((len(rows), x.shape[1]), np.float32)
+        norms, done = _row_norms(x), 0
+        for some in _blocks(np.asarray(rows), len(x)):
+            cosines = _row_cosines(x, norms, some)
+            signs, own = np.sign(cosines), norms[some, None]
+            pull = (signs / norms) @ x / own - x[some] * ((signs * cosines).sum(1, keepdims=True) / own**2)
+            gradient[done : done + len(some)] = weight * pull
             done += len(some)
-        return gradient if by_rows else np.ascontiguousarray(gradient.T)
+        return gradient
 
-    def _vectors(self, x):
-        """The vectors that are to be orthogonal, as rows; a view."""
-        x = np.asarray(x)
-        if x.ndim != 2:
-            raise ValueError(f"an array for OrthogonalRegularizer must be a matrix. Received: shape {x.shape}")
-        return x if self.mode == "rows" else x.T
-
-    def _weight(self, vectors):
-        pairs = len(vectors) * (len(vectors) - 1) / 2
-        return np.float64(self.factor) * 0.5 / pairs if pairs else np.float64(np.nan)  # 0 / 0 in Keras
+    def _weight(self, x):
+        size = x.shape[0 if self.mode == "rows" else 1]
+        return self.factor * 0.5 / (size * (size - 1) / 2) if size > 1 else math.nan  # 0 / 0 in Keras
 
     def get_config(self):
         return {"factor": _float32(self.factor), "mode": self.mode}
 
 
-def _norms(vectors):
-    """The length of each, 1 for a zero."""
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+def _check_matrix(x):
+    x = np.asarray(x)
+    if x.ndim != 2:
+        raise ValueError(f"an array for OrthogonalRegularizer must be a matrix. Received: shape {x.shape}")
+    return x
+
+
+def _row_norms(x):
+    """The length of each row, 1 for a zero."""
+    norms = np.sqrt(np.einsum("ij,ij->i", x, x))
     norms[norms == 0] = 1
     return norms
 
 
-def _cosines(vectors, norms, some):
-    """Between some of the vectors and all; 0 of a vector with itself."""
-    cosines = vectors[some] @ vectors.T / (norms[some, None] * norms)
-    cosines[np.arange(len(some)), some] = 0
+def _row_cosines(x, norms, rows):
+    """Between some of the rows and all; 0 of a row with itself."""
+    cosines = x[rows] @ x.T / (norms[rows, None] * norms)
+    cosines[np.arange(len(rows)), rows] = 0
     return cosines
 
 
-def _blocks(numbers, width):
-    """`numbers` in pieces, so that a matrix with a row for each and `width` columns stays small."""
+def _column_cosines(x):
+    """Between all columns, 0 of a column with itself; and their lengths, 1 for a zero. Sums of blocks are float64."""
+    gram = np.zeros((x.shape[1], x.shape[1]))
+    size = max(1, _BLOCK // x.shape[1])
+    for start in range(0, len(x), size):
+        block = x[start : start + size]
+        gram += block.T @ block
+    norms = np.sqrt(np.diag(gram))
+    norms[norms == 0] = 1
+    cosines = gram / (norms[:, None] * norms)
+    np.fill_diagonal(cosines, 0)
+    return cosines, norms
+
+
+def _blocks(rows, width):
+    """`rows` in pieces, so that a matrix with a row for each and `width` columns stays small."""
     size = max(1, _BLOCK // max(1, width))
-    for start in range(0, len(numbers), size):
-        yield numbers[start : start + size]
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def _renamed(config, name):
