@@ -1,6 +1,7 @@
 """Initializers: what a new table holds. All identifiers of Keras 2.9 and 3; values are made in the table, in parallel.
 
-May import: serialization, base, constants, orthogonal, random. Do not break: a name in a config is looked up here, never imported.
+May import: serialization, base, constants, orthogonal, random. Do not break: a name in a config is looked up here,
+never imported.
 """
 
 import numpy as np
