@@ -286,9 +286,7 @@ class CosineDecayRestarts(LearningRateSchedule):
         (1.0, 1.0, 1.0)
     """
 
-    def __init__(
-        self, initial_learning_rate, first_decay_steps, t_mul=2.0, m_mul=1.0, alpha=0.0, name="SGDRDecay"
-    ):
+    def __init__(self, initial_learning_rate, first_decay_steps, t_mul=2.0, m_mul=1.0, alpha=0.0, name="SGDRDecay"):
         _numbers(initial_learning_rate=initial_learning_rate, t_mul=t_mul, m_mul=m_mul, alpha=alpha)
         if t_mul < 1:
             raise ValueError(f"`t_mul` must be at least 1. Received: t_mul={t_mul!r}")
