@@ -590,18 +590,14 @@ class Embedding:
         if not isinstance(config, dict):
             raise TypeError(f"the config of a layer must be a dict. Received: {config!r}")
         config = dict(config)
-        shape = config.pop("batch_input_shape", None)
-        for of_keras_2 in ("dynamic",):
-            config.pop(of_keras_2, None)
-        if shape is not None and not isinstance(shape, (list, tuple)):
-            raise TypeError(f"`batch_input_shape` must be a list. Received: {shape!r}")
+        shape = _check_batch_input_shape(config.pop("batch_input_shape", None))
+        config.pop("dynamic", None)  # of Keras 2
         with serialization.scope(custom_objects):
             try:
                 layer = cls(**config)
             except TypeError as error:
                 raise TypeError(f"{cls.__name__} cannot be made from its config: {error}") from error
-        if shape is not None:
-            layer._batch_input_shape = tuple(shape)
+        layer._batch_input_shape = shape
         return layer
 
     def save(self, path):
@@ -610,6 +606,18 @@ class Embedding:
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.name!r} input_dim={self.input_dim} output_dim={self.output_dim}>"
+
+
+def _check_batch_input_shape(shape):
+    """None, or a tuple of ints and None; flat, though Keras 2.9 writes (None, (3, 5)) for an input_length of (3, 5)."""
+    if shape is None:
+        return None
+    sizes = []
+    for item in shape if isinstance(shape, (list, tuple)) else [shape]:
+        sizes += item if isinstance(item, (list, tuple)) else [item]
+    if not isinstance(shape, (list, tuple)) or not all(n is None or type(n) is int for n in sizes):
+        raise TypeError(f"`batch_input_shape` must be a list of integers. Received: batch_input_shape={shape!r}")
+    return tuple(sizes)
 
 
 def _flag(name, value):
