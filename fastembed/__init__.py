@@ -15,13 +15,24 @@ if any(_exists(_join(folder, "late_interaction")) for folder in __path__):
         "the other one: pip uninstall fastembed && pip install --force-reinstall --no-deps fastembed-cython"
     )
 
-from fastembed import initializers, ops, optimizers, saving, serialization
+from fastembed import (
+    constraints,
+    initializers,
+    layers,
+    ops,
+    optimizers,
+    regularizers,
+    saving,
+    schedules,
+    serialization,
+)
 from fastembed._config import show_config
 from fastembed._version import __version__
 from fastembed.initializers import set_random_seed
 from fastembed.layers import Embedding, EmbeddingBag
 from fastembed.ragged import Ragged
 from fastembed.saving import load
+from fastembed.serialization import register_serializable
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table
 from fastembed.threads import get_num_threads, set_num_threads
@@ -33,12 +44,17 @@ __all__ = [
     "Ragged",
     "Table",
     "__version__",
+    "constraints",
     "get_num_threads",
     "initializers",
+    "layers",
     "load",
     "ops",
     "optimizers",
+    "register_serializable",
+    "regularizers",
     "saving",
+    "schedules",
     "serialization",
     "set_num_threads",
     "set_random_seed",

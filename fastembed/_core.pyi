@@ -13,6 +13,7 @@ Ids = NDArray[np.int32] | NDArray[np.int64]
 Splits = NDArray[np.int64]
 Arguments = NDArray[np.int32]
 Hyper = tuple[float, float, float, float, float]
+Constraint = tuple[int, float, float, float]
 
 SUM: Final[int]
 MEAN: Final[int]
@@ -21,6 +22,8 @@ MAX: Final[int]
 UNIFORM: Final[int]
 NORMAL: Final[int]
 ROW: Final[int]
+NON_NEG: Final[int]
+NORM: Final[int]
 OPENMP: Final[int]
 STEPS: Final[tuple[str, ...]]
 
@@ -78,11 +81,21 @@ def update(
     state_vs: Floats | None,
     step: int,
     hyper: Hyper,
+    constraint: Constraint | None,
     num_threads: int,
 ) -> None: ...
 def update_dense(
-    grads_vd: Floats, table_vd: Floats, state_vs: Floats | None, step: int, hyper: Hyper, num_threads: int
+    grads_vd: Floats,
+    table_vd: Floats,
+    state_vs: Floats | None,
+    step: int,
+    hyper: Hyper,
+    constraint: Constraint | None,
+    num_threads: int,
 ) -> None: ...
+def broken(table_vd: Floats, constraint: Constraint, num_threads: int) -> int: ...
+def project(table_vd: Floats, constraint: Constraint, num_threads: int) -> None: ...
+def sums(table_vd: Floats, num_threads: int) -> tuple[float, float]: ...
 def count_unique(groups: Groups) -> int: ...
 def reduce(
     groups: Groups,

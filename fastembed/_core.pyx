@@ -23,12 +23,19 @@ cdef extern from "_rows/rows.h" nogil:
     enum: FE_ADD
     enum: FE_IN_CACHE
     enum: FE_STORE
+    enum: FE_NON_NEG
+    enum: FE_NORM
     ctypedef struct fe_hyper:
         float learning_rate
         float momentum
         float beta_1
         float beta_2
         float epsilon
+    ctypedef struct fe_constraint:
+        int kind
+        float low
+        float high
+        float rate
     ctypedef void fe_step(float **rows, float **states, const float **grads, size_t n, size_t d,
                           const fe_hyper *hyper) noexcept nogil
     ctypedef struct fe_rows:
@@ -45,6 +52,9 @@ cdef extern from "_rows/rows.h" nogil:
                     int add) noexcept nogil
         void (*scale)(float *x, float factor, size_t d) noexcept nogil
         float (*dot)(const float *x, const float *y, size_t d) noexcept nogil
+        void (*sums)(const float *x, size_t n, double *sums) noexcept nogil
+        size_t (*constrain)(float **rows, size_t n, size_t d, const fe_constraint *constraint,
+                            int project) noexcept nogil
         void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low,
                         float high) noexcept nogil
         void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
@@ -56,6 +66,7 @@ cdef extern from "_rows/rows.h" nogil:
 
 cdef extern from "_rows/parallel.h" nogil:
     enum: FE_OPENMP
+    int64_t fe_add(int64_t *total, int64_t count)
     void fe_barrier()
     int fe_team_size()
     int64_t fe_next(int64_t *counter)
@@ -83,6 +94,7 @@ cdef enum:
     _SQRTN = 2
     _MAX = 3
 
+NON_NEG, NORM = FE_NON_NEG, FE_NORM
 STEPS = ("store", "sgd", "momentum", "nesterov", "adagrad", "rowwise_adagrad", "adam")
 OPENMP = FE_OPENMP
 
@@ -706,6 +718,7 @@ cdef struct Update:
     int64_t state_width
     fe_step *step
     fe_hyper hyper
+    fe_constraint constraint
     # "store" only: rows are put one after the other, their numbers into unique_rows
     int64_t *unique_rows
     int64_t *unique_before        # for each block: the rows that begin before it
@@ -868,6 +881,8 @@ cdef void update_block(Update *u, int64_t block, Parts *parts, float *scratch) n
             sum_long_run(u, begins[i], begins[i + 1], parts, scratch + r * u.d, scratch + BATCH * u.d)
         if r == BATCH - 1 or i == m - 1:
             u.step(rows + (i - r), states + (i - r), grads, r + 1, u.d, &u.hyper)
+            if u.constraint.kind:
+                u.rows.constrain(rows + (i - r), r + 1, u.d, &u.constraint, 1)
 
 
 cdef void update_worker(Update *u, int me) noexcept nogil:
@@ -972,7 +987,8 @@ cdef Update make_update(Groups groups, const float[:, ::1] upstream_bd, const fl
     return u
 
 
-cdef struct Dense:
+cdef struct Dense:                # every row: steps it, if there is a step, and looks at its constraint
+    const fe_rows *rows
     float *table
     float *state
     const float *grads
@@ -981,6 +997,9 @@ cdef struct Dense:
     int64_t state_width
     fe_step *step
     fe_hyper hyper
+    fe_constraint constraint
+    int project
+    int64_t broken                # rows that broke the constraint
     int64_t next
 
 
@@ -988,19 +1007,33 @@ cdef void dense_worker(Dense *dense) noexcept nogil:
     cdef float *rows[BLOCK + FE_AHEAD_STEP]
     cdef float *states[BLOCK + FE_AHEAD_STEP]
     cdef const float *grads[BLOCK]
-    cdef int64_t first, count, i, row
+    cdef int64_t first, count, i, row, broken = 0
     while True:
         first = fe_next(&dense.next) * BLOCK
         if first >= dense.v:
+            fe_add(&dense.broken, broken)
             return
         count = BLOCK if dense.v - first > BLOCK else dense.v - first
         for i in range(count + FE_AHEAD_STEP):
             row = first + i if first + i < dense.v else dense.v - 1
             rows[i] = dense.table + row * dense.d
             states[i] = dense.state + row * dense.state_width
-        for i in range(count):
-            grads[i] = dense.grads + (first + i) * dense.d
-        dense.step(rows, states, grads, count, dense.d, &dense.hyper)
+        if dense.step != NULL:
+            for i in range(count):
+                grads[i] = dense.grads + (first + i) * dense.d
+            dense.step(rows, states, grads, count, dense.d, &dense.hyper)
+        if dense.constraint.kind:
+            broken += dense.rows.constrain(rows, count, dense.d, &dense.constraint, dense.project)
+
+
+cdef void run_dense(Dense *dense, int num_threads) noexcept:
+    dense.rows = rows_of_isa
+    if num_threads <= 1:
+        with nogil:
+            dense_worker(dense)
+    else:
+        with nogil, parallel(num_threads=num_threads):
+            dense_worker(dense)
 
 
 cdef fe_hyper make_hyper(tuple numbers) except *:
@@ -1009,11 +1042,20 @@ cdef fe_hyper make_hyper(tuple numbers) except *:
     return hyper
 
 
+cdef fe_constraint make_constraint(tuple numbers) except *:
+    cdef fe_constraint constraint
+    memset(&constraint, 0, sizeof(constraint))
+    if numbers is not None:
+        constraint.kind, constraint.low, constraint.high, constraint.rate = numbers
+    return constraint
+
+
 def update(Groups groups not None, const float[:, ::1] upstream_bd not None, const float[::1] weights_n,
            const int32_t[:, ::1] arg_bd, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step,
-           tuple hyper not None, int num_threads):
+           tuple hyper not None, tuple constraint, int num_threads):
     """table_vd[row], state_vs[row] = step(table_vd[row], state_vs[row], sum of the parts of row), for all rows of
-    `groups`; hyper: the five numbers of fe_hyper, in order."""
+    `groups`, which then satisfy the constraint. hyper: the five numbers of fe_hyper, in order; constraint: the four
+    of fe_constraint, or None."""
     cdef Update u = make_update(groups, upstream_bd, weights_n, arg_bd)
     if table_vd.shape[0] < groups.num_rows or table_vd.shape[1] != u.d:
         raise ValueError("`table` has another shape than the groups were made for")
@@ -1027,11 +1069,12 @@ def update(Groups groups not None, const float[:, ::1] upstream_bd not None, con
         u.state_width = state_vs.shape[1]
     u.step = u.rows.step[step]
     u.hyper = make_hyper(hyper)
+    u.constraint = make_constraint(constraint)
     run_update(&u, num_threads)
 
 
 def update_dense(const float[:, ::1] grads_vd not None, float[:, ::1] table_vd not None, float[:, ::1] state_vs,
-                 int step, tuple hyper not None, int num_threads):
+                 int step, tuple hyper not None, tuple constraint, int num_threads):
     """As update, for a gradient that has every row."""
     cdef Dense dense
     memset(&dense, 0, sizeof(dense))
@@ -1050,12 +1093,33 @@ def update_dense(const float[:, ::1] grads_vd not None, float[:, ::1] table_vd n
         dense.state_width = state_vs.shape[1]
     dense.step = rows_of_isa.step[step]
     dense.hyper = make_hyper(hyper)
-    if num_threads <= 1:
-        with nogil:
-            dense_worker(&dense)
-    else:
-        with nogil, parallel(num_threads=num_threads):
-            dense_worker(&dense)
+    dense.constraint = make_constraint(constraint)
+    dense.project = 1
+    run_dense(&dense, num_threads)
+
+
+cdef int64_t constrain_all(const float[:, ::1] table_vd, tuple constraint, bint project, int num_threads) except -1:
+    cdef Dense dense
+    memset(&dense, 0, sizeof(dense))
+    dense.v = table_vd.shape[0]
+    dense.d = table_vd.shape[1]
+    if dense.v == 0 or dense.d == 0:
+        return 0
+    dense.table = <float *>&table_vd[0, 0]
+    dense.constraint = make_constraint(constraint)
+    dense.project = project
+    run_dense(&dense, num_threads)
+    return dense.broken
+
+
+def broken(const float[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
+    """The number of rows that break the constraint by more than rounding."""
+    return constrain_all(table_vd, constraint, False, num_threads)
+
+
+def project(float[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
+    """Projects all rows."""
+    constrain_all(table_vd, constraint, True, num_threads)
 
 
 def count_unique(Groups groups not None):
@@ -1104,6 +1168,55 @@ def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, con
 
 
 # ---- every row -----------------------------------------------------------------------------------------------------
+
+cdef struct Sums:
+    const fe_rows *rows
+    const float *x
+    int64_t n
+    double *pieces            # two sums for each
+    int64_t next
+
+cdef enum:
+    PIECE = 1 << 16           # elements that are summed by one thread
+
+
+cdef void sums_worker(Sums *sums) noexcept nogil:
+    cdef int64_t piece, left
+    while True:
+        piece = fe_next(&sums.next)
+        left = sums.n - piece * PIECE
+        if left <= 0:
+            return
+        sums.rows.sums(sums.x + piece * PIECE, left if left < PIECE else PIECE, sums.pieces + 2 * piece)
+
+
+def sums(const float[:, ::1] table_vd not None, int num_threads):
+    """(sum of |x|, sum of x^2) over all elements."""
+    cdef Sums sums
+    cdef double magnitudes = 0, squares = 0
+    cdef int64_t i, count
+    sums.rows = rows_of_isa
+    sums.n = table_vd.shape[0] * table_vd.shape[1]
+    sums.next = 0
+    if sums.n == 0:
+        return 0.0, 0.0
+    sums.x = &table_vd[0, 0]
+    count = (sums.n + PIECE - 1) // PIECE
+    sums.pieces = <double *>malloc(2 * count * sizeof(double))
+    if sums.pieces == NULL:
+        raise MemoryError("no memory for the sums of a table")
+    if num_threads <= 1:
+        with nogil:
+            sums_worker(&sums)
+    else:
+        with nogil, parallel(num_threads=num_threads):
+            sums_worker(&sums)
+    for i in range(count):
+        magnitudes += sums.pieces[2 * i]
+        squares += sums.pieces[2 * i + 1]
+    free(sums.pieces)
+    return magnitudes, squares
+
 
 cdef struct Fill:
     const fe_rows *rows

@@ -181,11 +181,11 @@ def check_floats(array, shape, name):
     return array
 
 
-def check_out(out, shape, inputs):
-    """`out=` must be a contiguous writeable float32 array of the right shape that shares no memory with `inputs`."""
-    if not isinstance(out, np.ndarray) or out.dtype != FLOAT32:
+def check_out(out, shape, inputs, dtype=FLOAT32):
+    """`out=` must be a contiguous writeable array of the right shape and dtype, apart from the memory of `inputs`."""
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
         kind = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
-        raise TypeError(f"`out` must be a float32 NumPy array. Received: {kind}")
+        raise TypeError(f"`out` must be a {dtype} NumPy array. Received: {kind}")
     flags = out.flags
     if out.shape != shape or not (flags.c_contiguous and flags.aligned and flags.writeable):
         raise ValueError(
@@ -488,7 +488,7 @@ def _check_update(table, dim, step, hyper, state):
     return _core.STEPS.index(step), tuple(float(hyper.get(name, 0.0)) for name in HYPERPARAMETERS)
 
 
-def update(table, parts, step, hyper, state=None, groups=None):
+def update(table, parts, step, hyper, state=None, groups=None, constraint=None):
     """One optimizer step on the rows that a gradient touches, in place.
 
         table[r], state[r] = step(table[r], state[r], sum of the parts of row r)
@@ -504,6 +504,7 @@ def update(table, parts, step, hyper, state=None, groups=None):
             learning_rate is the one with both bias corrections in it.
         state: float32 array (v, state_width(step, d)), or None where that is 0.
         groups: what group(parts, v) gave, or None to group here.
+        constraint: a `RowConstraint` that the rows satisfy afterwards, or None.
 
     Raises:
         IndexError: an id outside [0, v). TypeError, ValueError: wrong dtype, shape or name. Nothing was written then.
@@ -526,14 +527,60 @@ def update(table, parts, step, hyper, state=None, groups=None):
     if np.may_share_memory(upstream_bd, table):
         upstream_bd = upstream_bd.copy()  # the step reads what it was before
     threads = threads_for(groups.num_parts * (d + (0 if state is None else state.shape[1])) * 4)
-    _core.update(groups, upstream_bd, parts.weights_n, parts.argmax_bd, table, state, code, numbers, threads)
+    rows = None if constraint is None else tuple(constraint)
+    _core.update(groups, upstream_bd, parts.weights_n, parts.argmax_bd, table, state, code, numbers, rows, threads)
 
 
-def update_dense(table, gradient, step, hyper, state=None):
+def update_dense(table, gradient, step, hyper, state=None, constraint=None):
     """update() for a gradient that has every row: float32 or float64, the table's shape."""
     grads_vd = check_floats(gradient, table.shape, "gradient")
     code, numbers = _check_update(table, table.shape[1], step, hyper, state)
-    _core.update_dense(grads_vd, table, state, code, numbers, threads_for(table.nbytes))
+    rows = None if constraint is None else tuple(constraint)
+    _core.update_dense(grads_vd, table, state, code, numbers, rows, threads_for(table.nbytes))
+
+
+class RowConstraint(NamedTuple):
+    """What each row of a table has to satisfy: NON_NEG: no element is negative; NORM: low <= norm <= high.
+
+    A row is projected by x *= wanted / (1e-7 + norm) with wanted = rate clip(norm, low, high) + (1 - rate) norm.
+    """
+
+    kind: int
+    low: float = 0.0
+    high: float = 0.0
+    rate: float = 1.0
+
+
+NON_NEG, NORM = _core.NON_NEG, _core.NORM
+
+
+def constrain(table, constraint):
+    """Projects all rows of a table in place if one of them breaks the constraint by more than rounding.
+
+    Returns:
+        bool: whether one did.
+
+    Example:
+        >>> table = np.array([[3.0, 4.0], [0.3, 0.4]], "float32")
+        >>> unit = fastembed.ops.RowConstraint(fastembed.ops.NORM, low=1.0, high=1.0)
+        >>> fastembed.ops.constrain(table, unit)
+        True
+        >>> table.round(3)
+        array([[0.6, 0.8],
+               [0.6, 0.8]], dtype=float32)
+    """
+    check_table(table)
+    threads = threads_for(table.nbytes)
+    if not _core.broken(table, tuple(constraint), threads):
+        return False
+    project(table, constraint)
+    return True
+
+
+def project(table, constraint):
+    """Projects all rows of a table in place."""
+    check_table(table, writeable=True)
+    _core.project(table, tuple(constraint), threads_for(table.nbytes))
 
 
 # ---- whole tables --------------------------------------------------------------------------------------------------
@@ -555,6 +602,12 @@ def zeros(shape):
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def sums(array):
+    """(sum of |x|, sum of x^2) over a float array of any shape, in parallel; the bits never depend on the threads."""
+    flat = check_floats(array, (None,) * np.ndim(array), "array").reshape(1, -1)
+    return _core.sums(flat, threads_for(flat.nbytes))
 
 
 def fill(table, kind, a=0.0, b=0.0, seed=0, first_row=0, row=None):

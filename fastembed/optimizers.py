@@ -1,7 +1,7 @@
 """Optimizers as data: a name, hyperparameters, and which step of `ops.update` they take.
 
-May import: ops, slices, table, serialization, threads. Do not break: `apply_gradients` checks everything before the
-first write, and only rows that a gradient touches change, state included (the arithmetic is in _rows/rows_impl.h).
+May import: ops, slices, table, schedules, serialization, threads. Do not break: `apply_gradients` checks everything
+before the first write, and only rows that a gradient touches change, state included (the arithmetic is in _rows/rows_impl.h).
 """
 
 import contextlib
@@ -9,10 +9,24 @@ import math
 
 import numpy as np
 
-from fastembed import ops, serialization
+from fastembed import ops, schedules, serialization
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table
 from fastembed.threads import Lock
+
+# What Keras's base class takes besides, in its order, with the values that change nothing: no others are there yet.
+_BASE = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "global_clipnorm": None,
+    "clipvalue": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
+_WITHOUT_EFFECT = ("ema_momentum", "ema_overwrite_frequency")  # as long as use_ema is False
 
 
 class _Variable:
@@ -38,6 +52,9 @@ class _Variable:
 class Optimizer(serialization.Configurable):
     """Base class of the optimizers.
 
+    All take the further arguments of Keras 3's optimizers (weight_decay, clipnorm, ...), which have no effect yet and
+    so must be None.
+
     A gradient is an `IndexedSlices` or a dense float array of the variable's shape; a variable is a `Table`, or a
     float32 C-contiguous NumPy array of any rank, which is updated in place. With `IndexedSlices`, rows that do not
     occur keep their values and their state; a row that occurs several times takes one step with the summed gradient.
@@ -53,8 +70,19 @@ class Optimizer(serialization.Configurable):
 
     keras_module = "keras.optimizers"
 
-    def __init__(self, learning_rate, name):
+    def __init__(self, learning_rate, name, base):
         self.learning_rate = learning_rate
+        unknown = set(base) - set(_BASE)
+        if unknown:
+            raise TypeError(f"an optimizer takes the arguments of Keras 3's. Received: {sorted(unknown)}")
+        for argument, value in base.items():
+            if argument not in _WITHOUT_EFFECT and (value is not None and value is not False):
+                raise ValueError(
+                    f"`{argument}` must be {_BASE[argument]} in this version. Received: {argument}={value!r}"
+                )
+        self._base = {**_BASE, **base}
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"`name` must be a string. Received: name={name!r}")
         self.name = name or type(self).__name__.lower()
         self.iterations = 0
         self._variables = {}  # by id(variable)
@@ -76,18 +104,21 @@ class Optimizer(serialization.Configurable):
         """The name of the step in `ops.update`."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
-    def hyper(self):
-        """The hyperparameters of the next step, as `ops.update` takes them."""
-        return {"learning_rate": self.learning_rate}
+    def hyper(self, rate):
+        """The hyperparameters of step `iterations` with learning rate `rate`, as `ops.update` takes them."""
+        return {"learning_rate": rate}
 
     @property
     def learning_rate(self):
-        """float >= 0; may be set at any time."""
-        return self._learning_rate
+        """float >= 0, that of the next step; may be set at any time, to a number or a schedule."""
+        if isinstance(self._learning_rate, float):
+            return self._learning_rate
+        return _number("learning_rate", self._learning_rate(self.iterations))
 
     @learning_rate.setter
     def learning_rate(self, value):
-        self._learning_rate = _number("learning_rate", value)
+        value = schedules.get(value) if isinstance(value, dict) else value
+        self._learning_rate = value if callable(value) else _number("learning_rate", value)
 
     @property
     def variables(self):
@@ -141,16 +172,34 @@ class Optimizer(serialization.Configurable):
                     locks.enter_context(variable.lock)
             checked = [_check_gradient(gradient, variable) for gradient, variable in pairs]
             kept = [self._keep(variable) for _, variable in pairs]
+            rate = self.learning_rate
             self.iterations += 1
-            step, hyper = self.step(), self.hyper()
-            for (gradient, _), groups, k in zip(pairs, checked, kept, strict=True):
+            step, hyper = self.step(), self.hyper(rate)
+            for (gradient, variable), groups, k in zip(pairs, checked, kept, strict=True):
+                constraint = getattr(variable, "constraint", None)
+                rows = None if constraint is None else constraint.rows
                 if isinstance(gradient, IndexedSlices):
-                    ops.update(k.matrix(), gradient.parts, step, hyper, k.state_vs, groups)
+                    ops.update(k.matrix(), gradient.parts, step, hyper, k.state_vs, groups, rows)
                 else:
-                    ops.update_dense(k.matrix(), groups, step, hyper, k.state_vs)
+                    ops.update_dense(k.matrix(), groups, step, hyper, k.state_vs, rows)
+                if constraint is not None and rows is None:
+                    constraint.project(k.matrix())
 
     def get_config(self):
-        return {"name": self.name, "learning_rate": self.learning_rate}
+        return {"name": self.name, "learning_rate": serialization.serialize(self._learning_rate), **self._base}
+
+    def __repr__(self):
+        config = {key: value for key, value in self.get_config().items() if key not in self._base}
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in config.items())})"
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the optimizer of a config of Keras 3, or of Keras 2 without `decay`."""
+        config = dict(config)
+        decay = config.pop("decay", None)  # Keras 2
+        if decay:
+            raise ValueError(f"`decay` must be 0. Received: decay={decay!r}")
+        return super().from_config(config)
 
 
 def _check_variable(variable):
@@ -192,7 +241,7 @@ def _number(name, value, below=None):
     """A finite float >= 0 (and < below)."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
     if isinstance(value, str) or not 0 <= number < (float("inf") if below is None else below):
         limit = "" if below is None else f" and below {below}"
@@ -206,7 +255,7 @@ class SGD(Optimizer):
         w -= lr g;   with momentum:  m = mu m - lr g,  w += m   (nesterov:  w += mu m - lr g)
 
     Args:
-        learning_rate: float.
+        learning_rate: float, or a schedule.
         momentum: float in [0, 1). The state of an untouched row stays as it is.
         nesterov: bool.
 
@@ -219,8 +268,8 @@ class SGD(Optimizer):
         array([-0.5, -0.5], dtype=float32)
     """
 
-    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, name=None):
-        super().__init__(learning_rate, name)
+    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, name=None, **base):
+        super().__init__(learning_rate, name, base)
         self.momentum = _number("momentum", momentum, below=1)
         self.nesterov = bool(nesterov)
 
@@ -229,8 +278,8 @@ class SGD(Optimizer):
             return "sgd"
         return "nesterov" if self.nesterov else "momentum"
 
-    def hyper(self):
-        return {"learning_rate": self.learning_rate, "momentum": self.momentum}
+    def hyper(self, rate):
+        return {"learning_rate": rate, "momentum": self.momentum}
 
     def get_config(self):
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
@@ -240,7 +289,7 @@ class Adagrad(Optimizer):
     """a += g^2,  w -= lr g / sqrt(a + epsilon)
 
     Args:
-        learning_rate: float.
+        learning_rate: float, or a schedule.
         initial_accumulator_value: float, a at the beginning.
         epsilon: float.
 
@@ -253,8 +302,8 @@ class Adagrad(Optimizer):
         array([-0.5, -0.5], dtype=float32)
     """
 
-    def __init__(self, learning_rate=0.001, initial_accumulator_value=0.1, epsilon=1e-7, name=None):
-        super().__init__(learning_rate, name)
+    def __init__(self, learning_rate=0.001, initial_accumulator_value=0.1, epsilon=1e-7, name=None, **base):
+        super().__init__(learning_rate, name, base)
         self.initial_accumulator_value = _number("initial_accumulator_value", initial_accumulator_value)
         self.epsilon = _number("epsilon", epsilon)
 
@@ -265,8 +314,8 @@ class Adagrad(Optimizer):
     def step(self):
         return "adagrad"
 
-    def hyper(self):
-        return {"learning_rate": self.learning_rate, "epsilon": self.epsilon}
+    def hyper(self, rate):
+        return {"learning_rate": rate, "epsilon": self.epsilon}
 
     def get_config(self):
         return {
@@ -282,7 +331,7 @@ class RowwiseAdagrad(Adagrad):
     A table of v rows needs v floats of state instead of v x d.
 
     Args:
-        learning_rate: float.
+        learning_rate: float, or a schedule.
         initial_accumulator_value: float, a at the beginning.
         epsilon: float.
 
@@ -296,8 +345,10 @@ class RowwiseAdagrad(Adagrad):
         (100, 1)
     """
 
-    def __init__(self, learning_rate=0.001, initial_accumulator_value=0.0, epsilon=1e-8, name=None):
-        super().__init__(learning_rate, initial_accumulator_value, epsilon, name)
+    keras_module = "fastembed.optimizers"
+
+    def __init__(self, learning_rate=0.001, initial_accumulator_value=0.0, epsilon=1e-8, name=None, **base):
+        super().__init__(learning_rate, initial_accumulator_value, epsilon, name, **base)
 
     def step(self):
         return "rowwise_adagrad"
@@ -310,8 +361,10 @@ class Adam(Optimizer):
         w -= lr sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
 
     Args:
-        learning_rate, epsilon: floats.
+        learning_rate: float, or a schedule.
+        epsilon: float.
         beta_1, beta_2: floats in [0, 1).
+        amsgrad: False (the other is not there yet).
 
     Source: keras.optimizers.Adam; on a row-sparse gradient, torch.optim.SparseAdam.
 
@@ -322,8 +375,10 @@ class Adam(Optimizer):
         array([-0.5, -0.5], dtype=float32)
     """
 
-    def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7, name=None):
-        super().__init__(learning_rate, name)
+    def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7, amsgrad=False, name=None, **base):
+        super().__init__(learning_rate, name, base)
+        if amsgrad is not False:
+            raise ValueError(f"`amsgrad` must be False in this version. Received: amsgrad={amsgrad!r}")
         self.beta_1 = _number("beta_1", beta_1, below=1)
         self.beta_2 = _number("beta_2", beta_2, below=1)
         self.epsilon = _number("epsilon", epsilon)
@@ -331,9 +386,9 @@ class Adam(Optimizer):
     def step(self):
         return "adam"
 
-    def hyper(self):
+    def hyper(self, rate):
         t = self.iterations
-        corrected = self.learning_rate * (1 - self.beta_2**t) ** 0.5 / (1 - self.beta_1**t)
+        corrected = rate * (1 - self.beta_2**t) ** 0.5 / (1 - self.beta_1**t)
         return {
             "learning_rate": corrected,
             "beta_1": self.beta_1,
@@ -342,11 +397,18 @@ class Adam(Optimizer):
         }
 
     def get_config(self):
-        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "amsgrad": False,
+        }
 
 
 _CLASSES = {cls.__name__: cls for cls in (SGD, Adagrad, RowwiseAdagrad, Adam)}
 _ALIASES = {"rowwise_adagrad": "RowwiseAdagrad", **{name.lower(): name for name in _CLASSES}}
+serialization.know("optimizer", _CLASSES, _ALIASES)
 
 
 def get(identifier):
@@ -356,4 +418,4 @@ def get(identifier):
         >>> fastembed.optimizers.get("sgd")
         SGD(name='sgd', learning_rate=0.01, momentum=0.0, nesterov=False)
     """
-    return serialization.get(identifier, _CLASSES, _ALIASES, "optimizer")
+    return serialization.get(identifier, "optimizer")

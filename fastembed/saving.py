@@ -1,6 +1,6 @@
-"""Layers as directories on disk: config.json and embeddings.npy.
+"""Layers as directories on disk: config.json, embeddings.npy, and the arrays of LoRA where it is enabled.
 
-May import: table. Do not break: at every moment the path holds the old save or the new one, whole.
+May import: table, serialization. Do not break: at every moment the path holds the old save or the new one, whole.
 A save is written beside its place, forced to disk, and put there by one rename; a failed one leaves nothing behind.
 """
 
@@ -13,9 +13,9 @@ import tempfile
 
 import numpy as np
 
+from fastembed import serialization
 from fastembed.table import Table, open_npy
 
-LAYERS = {}  # by name: the classes that `load` may make; layers.py puts them here
 _CHUNK = 64 << 20  # bytes written at a time
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -42,7 +42,7 @@ def save(layer, path):
     if os.path.lexists(path) and not os.path.isfile(os.path.join(path, "config.json")):
         raise FileExistsError(f"`path` must be free or an earlier save. Received: path={path!r}")
     parent, name = os.path.split(path)
-    table = layer.embeddings
+    table = layer.embeddings  # made now, if it is not there yet
     array_vd = table.numpy()
     in_file = isinstance(array_vd, np.memmap) and array_vd.mode in ("r+", "w+") and array_vd.filename
     if in_file and os.path.exists(path) and os.path.samefile(os.path.dirname(in_file), path):
@@ -53,11 +53,11 @@ def save(layer, path):
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(beside, 0o777 & ~umask)
-        with table.lock:
-            _write_array(os.path.join(beside, "embeddings.npy"), array_vd)
-        config = {"class_name": type(layer).__name__, "config": layer.get_config()}
+        for weight in layer.weights:
+            with weight.lock:
+                _write_array(os.path.join(beside, f"{weight.name}.npy"), weight.numpy())
         with open(os.path.join(beside, "config.json"), "w", encoding="utf-8") as file:
-            json.dump(config, file, indent=2)
+            json.dump(serialization.serialize(layer), file, indent=2)
             _to_disk(file)
         _directory_to_disk(beside)
         _put(beside, path)
@@ -66,13 +66,14 @@ def save(layer, path):
         shutil.rmtree(beside, ignore_errors=True)  # what failed, or the save that was replaced
 
 
-def load(path, mmap_mode=None):
+def load(path, mmap_mode=None, custom_objects=None):
     """Reads a layer that `save` wrote.
 
     Args:
         path: the directory.
         mmap_mode: None reads the table into memory; "r" maps the file, for look-ups only, and shares it with all
             processes that do so; "r+" maps it for training in the file; "c" maps it and keeps changes in memory.
+        custom_objects: dict of the classes and functions that the layer's config names and nobody registered, or None.
 
     Returns:
         Embedding or EmbeddingBag.
@@ -91,7 +92,7 @@ def load(path, mmap_mode=None):
     while True:
         before = _identity(path)
         try:
-            layer, mapped = _open(path, mmap_mode or "r")
+            layer, arrays = _open(path, mmap_mode or "r", custom_objects)
         except (OSError, ValueError):
             if _identity(path) == before:
                 raise
@@ -99,13 +100,19 @@ def load(path, mmap_mode=None):
             if _identity(path) == before:
                 break
         # Another process has replaced the save while we opened its files.
-    if mmap_mode is None:
-        table = Table(mapped.shape, mapped.dtype)
-        table.assign(mapped)
-    else:
-        table = Table.wrap(mapped, path=mapped.filename)
-    layer.adopt(table)
+    layer.adopt(_table(arrays["embeddings"], mmap_mode))
+    for weight in layer.weights[1:]:
+        weight.assign(arrays[weight.name])
     return layer
+
+
+def _table(mapped, mmap_mode):
+    """A table that is the mapped file, or a copy of it in memory."""
+    if mmap_mode is not None:
+        return Table.wrap(mapped, path=mapped.filename)
+    table = Table(mapped.shape, mapped.dtype)
+    table.assign(mapped)
+    return table
 
 
 def _identity(path):
@@ -117,17 +124,22 @@ def _identity(path):
     return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
-def _open(path, mode):
-    """The layer of a save, without its table, and the table as a memory map."""
+def _open(path, mode, custom_objects):
+    """The layer of a save, without its weights, and these by name, as memory maps."""
     try:
         with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
-            saved = json.load(file)
-        # The table is here, wherever it was before.
-        layer = LAYERS[saved["class_name"]].from_config({**saved["config"], "path": None})
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            layer = serialization.deserialize(json.load(file), custom_objects)
+        shapes = {"embeddings": (layer.input_dim, layer.output_dim)}
+        if layer.lora_rank:
+            shapes["lora_embeddings_a"] = (layer.input_dim, layer.lora_rank)
+            shapes["lora_embeddings_b"] = (layer.lora_rank, layer.output_dim)
+        dtype = np.dtype(layer.dtype)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"`path` must hold a save of this library. Received: path={path!r}: {error}") from error
-    file = os.path.join(path, "embeddings.npy")
-    return layer, open_npy(file, mode, (layer.input_dim, layer.output_dim), np.dtype(layer.dtype))
+    return layer, {
+        name: open_npy(os.path.join(path, f"{name}.npy"), mode if name == "embeddings" else "r", shape, dtype)
+        for name, shape in shapes.items()
+    }
 
 
 def _write_array(path, array_vd):

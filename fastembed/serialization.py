@@ -1,50 +1,265 @@
-"""Keras config envelopes: {"module", "class_name", "config", "registered_name"} around the config of an object.
+"""Keras config envelopes of both generations, and the classes that a config may name.
 
-May import: nothing of the package. Do not break: a config is data. No name in it is ever imported or evaluated.
+May import: nothing of the package. Do not break: a config is data. No name in it is imported or evaluated: classes come
+from the package's own, from `register_serializable` and from `custom_objects=` alone.
+
+Keras 3 wraps the config of an object as {"module", "class_name", "config", "registered_name"}, Keras 2 as
+{"class_name", "config"}; both are read. `serialize(obj, version=2)` writes the form of 2.9.
 """
 
+import contextlib
+import contextvars
+import types
 
-def serialize(obj):
-    """The Keras 3 envelope of an object that has `get_config`; None stays None.
+import numpy as np
+
+MAX_DEPTH = 32  # of a config; Keras's own have 6 at most
+_PLAIN = (str, int, float, bool, type(None))
+_known = {}  # by kind ("initializer", ...): ({class name: class}, {alias: class name})
+_registered = {}  # by "package>name": what register_serializable was given
+_custom_objects = contextvars.ContextVar("custom_objects", default=types.MappingProxyType({}))
+
+
+def register_serializable(package="Custom", name=None):
+    """Makes a class or function of yours known to configs, under "package>name"; a decorator.
+
+    Args:
+        package: str, yours.
+        name: str, or None for the name of the class or function.
+
+    Returns:
+        The decorator, which returns what it is given.
+
+    Raises:
+        TypeError: a class without `get_config`.
+
+    Source: keras.saving.register_keras_serializable.
+
+    Example:
+        >>> @fastembed.register_serializable("mine")
+        ... def halves(shape, dtype=None):
+        ...     return np.full(shape, 0.5, dtype)
+        >>> layer = fastembed.Embedding(3, 2, embeddings_initializer=halves)
+        >>> layer.get_config()["embeddings_initializer"]["config"]
+        'mine>halves'
+    """
+
+    def register(thing):
+        if isinstance(thing, type) and not callable(getattr(thing, "get_config", None)):
+            raise TypeError(f"a serializable class must have `get_config`. Received: {thing.__name__} without it")
+        _registered[f"{package}>{name or thing.__name__}"] = thing
+        return thing
+
+    return register
+
+
+def know(kind, classes, aliases=types.MappingProxyType({})):
+    """Tells which classes a config of this kind may name, and by which other names."""
+    _known[kind] = (classes, aliases)
+
+
+@contextlib.contextmanager
+def scope(custom_objects):
+    """`custom_objects` are known inside, those of nested configs too."""
+    if custom_objects is None:
+        yield
+        return
+    token = _custom_objects.set({**_custom_objects.get(), **custom_objects})
+    try:
+        yield
+    finally:
+        _custom_objects.reset(token)
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def serialize(obj, version=3):
+    """The Keras envelope of a layer, initializer, regularizer, constraint, optimizer or registered function.
+
+    Args:
+        obj: the object; None, numbers and strings stay as they are.
+        version: 3 for the form of Keras 3, 2 for that of Keras 2.9.
+
+    Returns:
+        dict of plain values.
+
+    Raises:
+        TypeError: a function that is not registered, or an object without `get_config`.
 
     Example:
         >>> fastembed.serialization.serialize(fastembed.initializers.Zeros())["class_name"]
         'Zeros'
+        >>> fastembed.serialization.serialize(fastembed.initializers.Zeros(), version=2)
+        {'class_name': 'Zeros', 'config': {}}
     """
-    if obj is None:
+    if version not in (2, 3):
+        raise ValueError(f"`version` must be 2 or 3. Received: version={version!r}")
+    if isinstance(obj, _PLAIN):
+        return obj
+    if isinstance(obj, (list, tuple)):
+        return type(obj)(serialize(item, version) for item in obj)
+    if isinstance(obj, Configurable) and obj.stands_for is not None:
+        return serialize(obj.stands_for, version)
+    if isinstance(obj, np.generic):
+        return obj.item()
+    if isinstance(obj, np.ndarray):
+        return {"class_name": "__numpy__", "config": {"value": obj.tolist(), "dtype": obj.dtype.name}}
+    own = _name_of(obj if _is_function(obj) else type(obj))
+    if _is_function(obj):
+        if own is None:
+            raise TypeError(
+                "a function in a config must be registered: @fastembed.register_serializable(). Received: "
+                f"{getattr(obj, '__qualname__', obj)!r}"
+            )
+        if version == 2:
+            return own
+        return {"module": "builtins", "class_name": "function", "config": own, "registered_name": "function"}
+    if not callable(getattr(obj, "get_config", None)):
+        raise TypeError(f"an object in a config must have `get_config`. Received: {type(obj).__name__}")
+    legacy = version == 2 and getattr(obj, "legacy_config", None)
+    config = legacy() if legacy else obj.get_config()
+    name = type(obj).__name__
+    if version == 2:
+        return {"class_name": own or name, "config": config}
+    if own is None and type(obj) is known_class(name):
+        return {"module": obj.keras_module, "class_name": name, "config": config, "registered_name": None}
+    return {"module": None, "class_name": name, "config": config, "registered_name": own or name}
+
+
+def _is_function(obj):
+    return isinstance(obj, (types.FunctionType, types.BuiltinFunctionType))
+
+
+def _name_of(thing):
+    """ "package>name" of a registered class or function, or None."""
+    return next((name for name, known in _registered.items() if known is thing), None)
+
+
+def known_class(name):
+    """The class of this package that goes by `name` in configs, or None."""
+    return next((classes[name] for classes, _ in _known.values() if name in classes), None)
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+def deserialize(config, custom_objects=None):
+    """The object of an envelope of either Keras generation.
+
+    Args:
+        config: dict with "class_name" and "config"; "registered_name" as Keras 3 writes it. "module" is not looked at.
+        custom_objects: dict of further classes and functions by their names, or None.
+
+    Returns:
+        The object; None for None.
+
+    Raises:
+        TypeError, ValueError: it is no envelope, it names an unknown class, or its values are wrong.
+
+    Example:
+        >>> fastembed.serialization.deserialize({"class_name": "RandomUniform", "config": {"maxval": 1.0}})
+        RandomUniform(seed=None, minval=-0.05, maxval=1.0)
+    """
+    check_config(config)
+    with scope(custom_objects):
+        return _deserialize(config, list(_known))
+
+
+def check_config(config):
+    """Refuses what no Keras config is: too deep (or endless), or with keys that are no strings."""
+    level = [config]
+    for _ in range(MAX_DEPTH):
+        inner = []
+        for item in level:
+            if isinstance(item, dict):
+                if not all(isinstance(key, str) for key in item):
+                    raise TypeError("a config must have strings as keys. Received: another key")
+                inner.extend(item.values())
+            elif isinstance(item, (list, tuple)):
+                inner.extend(child for child in item if isinstance(child, (dict, list, tuple)))
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"a config must be nested at most {MAX_DEPTH} deep. Received: a deeper one")
+
+
+def _deserialize(config, kinds):
+    """As deserialize, for these kinds of objects."""
+    what = kinds[0] if len(kinds) == 1 else "object"
+    if config is None:
         return None
-    return {
-        "module": obj.keras_module,
-        "class_name": type(obj).__name__,
-        "config": obj.get_config(),
-        "registered_name": None,
-    }
+    name = config.get("class_name") if isinstance(config, dict) else None
+    if not isinstance(name, str):
+        raise TypeError(f"a serialized {what} must be a dict with a 'class_name'. Received: {config!r}")
+    inner, registered = config.get("config"), config.get("registered_name")
+    if name == "__numpy__":
+        return _array(inner)
+    if name == "function":
+        registered = inner
+        found = _find(inner, kinds)
+    else:
+        found = _find(registered, kinds) or _find(name, kinds)
+    if found is None:
+        raise ValueError(
+            f"Unknown {what}: {registered or name!r} (class_name {name!r}). It must be one of {_names(kinds)}, "
+            "registered with @fastembed.register_serializable(), or in `custom_objects`"
+        )
+    if not isinstance(found, type):
+        return found
+    if not isinstance(inner, (dict, type(None))):
+        raise TypeError(f"the config of {name} must be a dict. Received: {inner!r}")
+    if hasattr(found, "from_config"):
+        return found.from_config(inner or {})
+    return found(**(inner or {}))
 
 
-def deserialize(config, classes, kind):
-    """The object of an envelope of either Keras generation. `classes`: class by name; `kind`: for messages."""
-    if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
-        raise TypeError(f"a serialized {kind} must be a dict with a 'class_name'. Received: {config!r}")
-    inner = config.get("config") or {}
-    name = config["class_name"]
-    if name not in classes or not isinstance(inner, dict):
-        raise ValueError(f"Unknown {kind}: {name!r}. It must be one of {sorted(classes)}. Received: {config!r}")
-    return classes[name].from_config(inner)
+def _array(config):
+    """The array of a "__numpy__" envelope."""
+    if not isinstance(config, dict) or not isinstance(config.get("dtype"), str):
+        raise TypeError("a serialized array must have a 'value' and a 'dtype'. Received: neither")
+    dtype = np.dtype(config["dtype"])
+    if dtype.kind not in "fiub":
+        raise TypeError(f"a serialized array must hold numbers. Received: dtype {dtype}")
+    return np.array(config.get("value"), dtype)
 
 
-def get(identifier, classes, aliases, kind):
-    """An object from None, an instance, a class, a name or an envelope."""
-    is_object = callable(getattr(identifier, "get_config", None)) and not isinstance(identifier, type)
-    if identifier is None or is_object:
+def _find(name, kinds):
+    """What goes by `name`: a custom object, a registered one, a class of these kinds; else None."""
+    if not isinstance(name, str):
+        return None
+    custom = _custom_objects.get()
+    if name in custom:
+        return custom[name]
+    if name in _registered:
+        return _registered[name]
+    for kind in kinds:
+        classes, aliases = _known[kind]
+        known = aliases.get(name, name)
+        if known in classes:
+            return classes[known]
+    return None
+
+
+def _names(kinds):
+    return sorted({name for kind in kinds for name in _known[kind][0]})
+
+
+def get(identifier, kind):
+    """An object of `kind` from None, an instance, a class, a callable, a name or an envelope."""
+    if identifier is None or (callable(identifier) and not isinstance(identifier, type)):
         return identifier
     if isinstance(identifier, dict):
-        return deserialize(identifier, classes, kind)
-    if isinstance(identifier, str):
-        name = aliases.get(identifier, identifier)
-        if name in classes:
-            return classes[name]()
-    elif isinstance(identifier, type) and identifier in classes.values():
-        return identifier()
+        check_config(identifier)
+        return _deserialize(identifier, [kind])
+    found = _find(identifier, [kind]) if isinstance(identifier, str) else identifier
+    if isinstance(found, type) and (found in _known[kind][0].values() or hasattr(found, "get_config")):
+        return found()
+    if callable(found) and not isinstance(found, type):
+        return found
+    if callable(getattr(found, "get_config", None)) and not isinstance(found, type):
+        return found
+    classes, aliases = _known[kind]
     raise ValueError(
         f"Could not interpret {kind} identifier: {identifier!r}. It must be one of {sorted({*classes, *aliases})}, an "
         "instance, a class or a config"
@@ -52,13 +267,20 @@ def get(identifier, classes, aliases, kind):
 
 
 class Configurable:
-    """An object that its config makes again."""
+    """An object that its config makes again.
+
+    A subclass has `get_config`, whose keys are those of Keras 3, in order, and `legacy_keys`: those of Keras 2.9, where
+    they are others.
+    """
 
     keras_module = None
+    legacy_keys = None
+    stands_for = None  # a function or object of the user's, which is what configs name
 
     @classmethod
     def from_config(cls, config):
         """Makes the object that `get_config` described."""
+        check_config(config)
         try:
             return cls(**config)
         except TypeError as error:
@@ -67,6 +289,11 @@ class Configurable:
     def get_config(self):
         """Returns the keyword arguments that make this object again, as a dict of plain values."""
         raise NotImplementedError(f"{type(self).__name__} has no get_config")
+
+    def legacy_config(self):
+        """Returns `get_config()` in the form of Keras 2.9."""
+        config = self.get_config()
+        return config if self.legacy_keys is None else {key: config[key] for key in self.legacy_keys}
 
     def __repr__(self):
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())

@@ -21,6 +21,7 @@ class Table:
         path: None for memory; or a .npy file that is made if it is missing, and opened for training if it is there.
         name: str.
         trainable: False makes every update of the table a ValueError.
+        constraint: what `assign` and updates enforce (see constraints.py), or None.
 
     Raises:
         ValueError, TypeError: wrong sizes or dtype; a file of another shape.
@@ -34,21 +35,21 @@ class Table:
         ((2, 16), 64000)
     """
 
-    def __init__(self, shape, dtype="float32", path=None, *, name="embeddings", trainable=True):
+    def __init__(self, shape, dtype="float32", path=None, *, name="embeddings", trainable=True, constraint=None):
         if not isinstance(shape, (tuple, list)) or len(shape) != 2:
             raise ValueError(f"`shape` must be (rows, dim). Received: shape={shape!r}")
         shape = tuple(check_size(n, f"shape[{axis}]") for axis, n in enumerate(shape))
         storage = dtypes.storage(dtype)
         array = ops.zeros(shape) if path is None else _open(path, shape, storage)
-        self._set(array, path, name, trainable)
+        self._set(array, path, name, trainable, constraint)
 
     @classmethod
-    def new_file(cls, path, shape, dtype, fill, *, name="embeddings", trainable=True):
+    def new_file(cls, path, shape, dtype, fill, **about):
         """A table in a new file that `fill(table)` has filled before the file gets its name. The space is taken first:
         a disk that fills up later would end the process. Raises OSError where there is too little."""
         beside = f"{os.fspath(path)}.{os.getpid()}.new"
         try:
-            table = cls(shape, dtype, beside, name=name, trainable=trainable)
+            table = cls(shape, dtype, beside, **about)
             if hasattr(os, "posix_fallocate"):
                 with open(beside, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
@@ -62,17 +63,18 @@ class Table:
         return table
 
     @classmethod
-    def wrap(cls, array, *, path=None, name="embeddings", trainable=True):
+    def wrap(cls, array, *, path=None, name="embeddings", trainable=True, constraint=None):
         """A table on the memory of a float32 C-contiguous matrix; no copy. A read-only array gives look-ups only."""
         table = cls.__new__(cls)
-        table._set(ops.check_table(array, "array"), path, name, trainable)
+        table._set(ops.check_table(array, "array"), path, name, trainable, constraint)
         return table
 
-    def _set(self, array, path, name, trainable):
+    def _set(self, array, path, name, trainable, constraint):
         self._array_vd = array
         self.path = None if path is None else os.fspath(path)
         self.name = name
         self.trainable = trainable
+        self.constraint = constraint
         self.lock = Lock()
 
     @property
@@ -95,7 +97,7 @@ class Table:
         return self._array_vd
 
     def assign(self, array):
-        """Copies an array of the same shape into the table."""
+        """Copies an array of the same shape into the table; a constraint is then enforced."""
         array = np.asarray(array)
         if array.shape != self.shape or array.dtype.kind not in "fiu":
             raise ValueError(
@@ -104,6 +106,12 @@ class Table:
         ops.check_table(self._array_vd, "table", writeable=True)
         with self.lock:
             np.copyto(self._array_vd, array, casting="same_kind" if array.dtype.kind == "f" else "unsafe")
+            self.enforce()
+
+    def enforce(self):
+        """Projects the table, whole, if it breaks its constraint."""
+        if self.constraint is not None:
+            self.constraint.enforce(self._array_vd)
 
     def __array__(self, dtype=None, copy=None):
         converted = dtype is not None and np.dtype(dtype) != self.dtype

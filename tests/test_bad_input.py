@@ -395,7 +395,7 @@ def test_layer_arguments():
         ({"embeddings_initializer": "nobody"}, ValueError, "nobody"),
         ({"weights": np.ones((V, D + 1))}, ValueError, "`weights` must have shape"),
         ({"weights": np.full((V, D), "a")}, (ValueError, TypeError), "must"),
-        ({"embeddings_regularizer": "nobody"}, ValueError, "embeddings_regularizer"),
+        ({"embeddings_regularizer": "nobody"}, ValueError, "Could not interpret regularizer"),
     ):
         with refused(error, message):
             Embedding(V, D, **arguments)

@@ -42,6 +42,14 @@ def test_there_are_examples():
     assert len(set(found)) == len(found)  # none is counted twice
 
 
+@pytest.mark.parametrize("page", sorted((Path(__file__).parents[1] / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_pages(page, tmp_path, monkeypatch):
+    """The examples of a page, one after the other."""
+    programs = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(programs), {})
+
+
 def test_readme(tmp_path, monkeypatch):
     """The example of the README, on a smaller table."""
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -177,32 +177,30 @@ def test_config(case):
 
 
 def test_defaults():
-    """Keras 3's; RowwiseAdagrad's are FBGEMM's where Keras has none."""
-    assert optimizers.SGD().get_config() == {
-        "name": "sgd",
-        "learning_rate": 0.01,
-        "momentum": 0.0,
-        "nesterov": False,
+    """Keras 3's, key for key; RowwiseAdagrad's are FBGEMM's where Keras has none."""
+    base = {
+        "weight_decay": None,
+        "clipnorm": None,
+        "global_clipnorm": None,
+        "clipvalue": None,
+        "use_ema": False,
+        "ema_momentum": 0.99,
+        "ema_overwrite_frequency": None,
+        "loss_scale_factor": None,
+        "gradient_accumulation_steps": None,
     }
-    assert optimizers.Adagrad().get_config() == {
-        "name": "adagrad",
-        "learning_rate": 0.001,
-        "initial_accumulator_value": 0.1,
-        "epsilon": 1e-7,
-    }
-    assert optimizers.RowwiseAdagrad().get_config() == {
-        "name": "rowwiseadagrad",
-        "learning_rate": 0.001,
-        "initial_accumulator_value": 0.0,
-        "epsilon": 1e-8,
-    }
-    assert optimizers.Adam().get_config() == {
-        "name": "adam",
-        "learning_rate": 0.001,
-        "beta_1": 0.9,
-        "beta_2": 0.999,
-        "epsilon": 1e-7,
-    }
+    adagrad = {"learning_rate": 0.001, "initial_accumulator_value": 0.1, "epsilon": 1e-7}
+    adam = {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "amsgrad": False}
+    for make, name, own in (
+        (optimizers.SGD, "sgd", {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False}),
+        (optimizers.Adagrad, "adagrad", adagrad),
+        (optimizers.RowwiseAdagrad, "rowwiseadagrad", {**adagrad, "initial_accumulator_value": 0.0, "epsilon": 1e-8}),
+        (optimizers.Adam, "adam", adam),
+    ):
+        rate = own.pop("learning_rate")
+        expected = {"name": name, "learning_rate": rate, **base, **own}
+        assert make().get_config() == expected
+        assert list(make().get_config()) == list(expected)
 
 
 def test_learning_rate_is_settable():

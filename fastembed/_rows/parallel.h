@@ -20,16 +20,19 @@ static inline void fe_barrier(void) {}
 static inline int fe_team_size(void) { return 1; }
 #endif
 
-/* Returns the number before: 0, 1, 2, ... each given to one caller. */
-static inline int64_t fe_next(int64_t *counter)
+/* A number that several threads add to; returns what it was before. */
+static inline int64_t fe_add(int64_t *total, int64_t count)
 {
 #if defined(__GNUC__)
-    return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+    return __atomic_fetch_add(total, count, __ATOMIC_RELAXED);
 #else
     extern long long _InterlockedExchangeAdd64(long long volatile *, long long);
-    return _InterlockedExchangeAdd64((long long volatile *)counter, 1);
+    return _InterlockedExchangeAdd64((long long volatile *)total, count);
 #endif
 }
+
+/* 0, 1, 2, ... each given to one caller. */
+static inline int64_t fe_next(int64_t *counter) { return fe_add(counter, 1); }
 
 /* A flag that several threads may raise. */
 static inline void fe_raise(int *flag)

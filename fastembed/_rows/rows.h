@@ -35,6 +35,15 @@ typedef struct fe_hyper {
 typedef void fe_step(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d,
                      const fe_hyper *hyper);
 
+/* What rows have to satisfy; FE_FREE: nothing.
+ *     FE_NON_NEG: x >= 0, else it becomes 0
+ *     FE_NORM: low <= norm <= high; x *= wanted / (1e-7 + norm), wanted = rate * clip(norm, low, high) + (1 - rate) * norm */
+enum { FE_FREE, FE_NON_NEG, FE_NORM };
+typedef struct fe_constraint {
+    int kind;
+    float low, high, rate;
+} fe_constraint;
+
 /* The order is the order of STEPS in _core.pyx. */
 enum { FE_STORE, FE_SGD, FE_MOMENTUM, FE_NESTEROV, FE_ADAGRAD, FE_ROWWISE_ADAGRAD, FE_ADAM, FE_STEPS };
 
@@ -68,6 +77,12 @@ typedef struct fe_rows {
 
     /* sum over j of x[j] * y[j] */
     float (*dot)(const float *x, const float *y, size_t d);
+
+    /* sums[0] = sum of |x[i]|, sums[1] = sum of x[i]^2, over i < n */
+    void (*sums)(const float *x, size_t n, double *sums);
+
+    /* Returns how many rows break the constraint by more than rounding; project: all rows are projected. */
+    size_t (*constrain)(float *const *rows, size_t n, size_t d, const fe_constraint *constraint, int project);
 
     /* Rows row .. row + n of a matrix with d columns, from Philox4x32-10 keyed by seed: values depend on
      * (seed, row, column, d) alone. Uniform in [low, high). Normal: mean + stddev * z, where z is the normal quantile of

@@ -302,8 +302,13 @@ FE_INLINE vec4 some_of_4(const float *p, size_t count)
     return (vec4){count > 0 ? p[0] : 0, count > 1 ? p[1] : 0, count > 2 ? p[2] : 0, 0};
 }
 
-/* 16 lanes, then a tree. A lane is never -0, so adding zeros to it changes nothing. */
-FE_INLINE float dot_rows(const float *x, const float *y, size_t d)
+/* The sum over j of x[j] * y[j], or of |x[j]|: 16 lanes, then a tree. A lane is never -0, so adding zeros to it changes
+ * nothing. */
+FE_INLINE vec lane_term(vec x, vec y, const int magnitudes)
+{ return magnitudes ? (vec)((ivec)x & 0x7fffffff) : (vec)(x * y); }
+FE_INLINE vec4 lane_term_4(vec4 x, vec4 y, const int magnitudes)
+{ return magnitudes ? (vec4)((ivec4)x & 0x7fffffff) : (vec4)(x * y); }
+FE_INLINE float sum_lanes(const float *x, const float *y, size_t d, const int magnitudes)
 {
     vec acc[16 / FE_WIDTH];
     vec4 lane[4];
@@ -311,24 +316,64 @@ FE_INLINE float dot_rows(const float *x, const float *y, size_t d)
     for (int k = 0; k < 16 / FE_WIDTH; k++) acc[k] = (vec){0};
     for (; j + 16 <= d; j += 16)
         for (int k = 0; k < 16 / FE_WIDTH; k++)
-            acc[k] += *(const vec *)(x + j + k * FE_WIDTH) * *(const vec *)(y + j + k * FE_WIDTH);
+            acc[k] += lane_term(*(const vec *)(x + j + k * FE_WIDTH), *(const vec *)(y + j + k * FE_WIDTH), magnitudes);
     memcpy(lane, acc, sizeof lane);
-    for (size_t k = 0; k < 4 && j < d; k++, j += 4) lane[k] += some_of_4(x + j, d - j) * some_of_4(y + j, d - j);
+    for (size_t k = 0; k < 4 && j < d; k++, j += 4)
+        lane[k] += lane_term_4(some_of_4(x + j, d - j), some_of_4(y + j, d - j), magnitudes);
     lane[0] = (lane[0] + lane[2]) + (lane[1] + lane[3]);
     return (lane[0][0] + lane[0][2]) + (lane[0][1] + lane[0][3]);
 }
 #else
-FE_INLINE float dot_rows(const float *x, const float *y, size_t d)
+FE_INLINE float sum_lanes(const float *x, const float *y, size_t d, const int magnitudes)
 {
     float lane[16] = {0};
-    for (size_t j = 0; j < d; j++) lane[j % 16] += x[j] * y[j];
+    for (size_t j = 0; j < d; j++) lane[j % 16] += !magnitudes ? x[j] * y[j] : x[j] < 0 ? -x[j] : x[j];
     for (int half = 8; half; half /= 2)
         for (int k = 0; k < half; k++) lane[k] += lane[k + half];
     return lane[0];
 }
 #endif
+FE_INLINE float dot_rows(const float *x, const float *y, size_t d) { return sum_lanes(x, y, d, 0); }
 
 static float FE_NAME(dot)(const float *x, const float *y, size_t d) { return dot_rows(x, y, d); }
+
+static void FE_NAME(sums)(const float *x, size_t n, double *sums)
+{
+    enum { PIECE = 1024 }; /* summed as floats */
+    sums[0] = sums[1] = 0;
+    for (size_t i = 0; i < n; i += PIECE) {
+        const size_t count = n - i < PIECE ? n - i : PIECE;
+        sums[0] += sum_lanes(x + i, x + i, count, 1);
+        sums[1] += dot_rows(x + i, x + i, count);
+    }
+}
+
+static size_t FE_NAME(constrain)(float *const *rows, size_t n, size_t d, const fe_constraint *constraint, int project)
+{
+    const float low = constraint->low, high = constraint->high, rate = constraint->rate;
+    size_t broken = 0;
+    for (size_t i = 0; i < n; i++) {
+        float *const w = rows[i];
+        if (constraint->kind == FE_NON_NEG) {
+            int negative = 0;
+            for (size_t j = 0; j < d; j++) {
+                negative |= w[j] < 0;
+                if (project) w[j] = w[j] < 0 ? 0 : w[j];
+            }
+            broken += negative;
+        } else if (constraint->kind == FE_NORM) {
+            const float norm = sqrt_float(dot_rows(w, w, d));
+            const float clipped = norm < low ? low : norm > high ? high : norm;
+            const float factor = (rate * clipped + (1.0f - rate) * norm) / (1e-7f + norm);
+            broken += norm < low * (1.0f - 1e-5f) || norm > high * (1.0f + 1e-5f);
+            if (!project) continue;
+#define BODY(V, I) AT(V, w) *= factor;
+            FE_COLUMNS(BODY)
+#undef BODY
+        }
+    }
+    return broken;
+}
 
 /* ---- optimizer steps: Keras 3's formulas unless said otherwise --------------------------------------------------- */
 
@@ -682,6 +727,8 @@ const fe_rows FE_NAME(fe_rows) = {
     FE_NAME(max),
     FE_NAME(scale),
     FE_NAME(dot),
+    FE_NAME(sums),
+    FE_NAME(constrain),
     FE_NAME(uniform),
     FE_NAME(normal),
     {FE_NAME(store), FE_NAME(sgd), FE_NAME(momentum), FE_NAME(nesterov), FE_NAME(adagrad), FE_NAME(rowwise_adagrad),

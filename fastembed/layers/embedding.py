@@ -1,0 +1,632 @@
+"""Embedding: ids in, rows of a table out, and the gradient on the way back.
+
+May import: lora, and what stands below the layers. Do not break: a layer keeps no tape. `gradient` depends on its
+arguments and the tables alone; a look-up changes nothing but the activity loss, of a layer that has one.
+"""
+
+import itertools
+import os
+import re
+
+import numpy as np
+
+from fastembed import constraints, dtypes, initializers, ops, regularizers, saving, serialization
+from fastembed.layers.lora import Lora
+from fastembed.ragged import Ragged
+from fastembed.slices import IndexedSlices
+from fastembed.table import Table, check_size
+from fastembed.threads import Lock
+
+_names = {}
+_names_lock = Lock()
+
+
+def _automatic_name(cls):
+    """embedding, embedding_1, ... as Keras counts."""
+    base = re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+    with _names_lock:
+        number = next(_names.setdefault(base, itertools.count()))
+    return f"{base}_{number}" if number else base
+
+
+class Embedding:
+    """Turns ids into vectors: one row of a table for each id.
+
+    Args:
+        input_dim: int, rows of the table; ids lie in [0, input_dim).
+        output_dim: int, the length of a row.
+        embeddings_initializer: what the table holds at first: a Keras name, config, instance, callable or array.
+        embeddings_regularizer: a penalty on the table, or None; see `losses` and `gradient`.
+        activity_regularizer: a penalty on what look-ups return, or None.
+        embeddings_constraint: what the table satisfies from the first value on, or None: e.g. MaxNorm(1.0, axis=1).
+        mask_zero: bool; `compute_mask` then tells where the ids are not 0.
+        input_length: int, a tuple of them (or None), or None: what `compute_output_shape` compares with.
+        weights: an array (input_dim, output_dim) to begin with, or a list of one.
+        dtype: the dtype of table and output, or a Keras policy: "float32", "mixed_float16" (a float32 table, float16
+            output), "mixed_bfloat16" (with ml_dtypes).
+        name: str, or None for `embedding`, `embedding_1`, ...
+        trainable: bool.
+        path: a .npy file for the table to live in (made if missing), or None for memory.
+        padding_idx: an id whose row is zero and never trains, or None.
+        lora_rank, lora_alpha: as in `enable_lora`, which building then calls.
+        quantization_config: None (others are not there yet).
+
+    Raises:
+        ValueError, TypeError: wrong arguments.
+
+    Source: keras.layers.Embedding (Keras 3.15, and 2.9 where 3 dropped an argument); padding_idx as in
+    torch.nn.Embedding.
+
+    Example:
+        >>> layer = fastembed.Embedding(1000, 64)
+        >>> layer(np.array([[4, 8, 15], [16, 23, 42]])).shape
+        (2, 3, 64)
+        >>> ragged = layer(fastembed.Ragged.from_lists([[4, 8], [15]]))
+        >>> ragged.values.shape, ragged.row_splits
+        ((3, 64), array([0, 2, 3]))
+    """
+
+    keras_module = "keras.layers"
+
+    def __init__(
+        self,
+        input_dim,
+        output_dim,
+        embeddings_initializer="uniform",
+        embeddings_regularizer=None,
+        activity_regularizer=None,
+        embeddings_constraint=None,
+        mask_zero=False,
+        input_length=None,
+        weights=None,
+        *,
+        dtype="float32",
+        name=None,
+        trainable=True,
+        path=None,
+        padding_idx=None,
+        lora_rank=None,
+        lora_alpha=None,
+        quantization_config=None,
+    ):
+        self.input_dim = check_size(input_dim, "input_dim")
+        self.output_dim = check_size(output_dim, "output_dim")
+        self.embeddings_initializer = initializers.get(
+            "uniform" if embeddings_initializer is None else embeddings_initializer
+        )
+        self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
+        self.activity_regularizer = regularizers.get(activity_regularizer)
+        self.embeddings_constraint = constraints.get(embeddings_constraint)
+        constraints.warn_of_columns(self.embeddings_constraint)
+        self.mask_zero = self.supports_masking = _flag("mask_zero", mask_zero)
+        self.input_length = _check_input_length(input_length)
+        self._policy = dtypes.policy(dtype)
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"`name` must be a string. Received: name={name!r}")
+        self.name = _automatic_name(type(self)) if name is None else name
+        self._trainable = _flag("trainable", trainable)
+        self.path = None if path is None else os.fspath(path)
+        self.padding_idx = None if padding_idx is None else ops.check_padding(padding_idx, self.input_dim)
+        self.lora_rank = None if lora_rank is None else check_size(lora_rank, "lora_rank")
+        self.lora_alpha = lora_alpha
+        if quantization_config is not None:
+            raise ValueError("`quantization_config` must be None in this version. Received: another one")
+        self._batch_input_shape = None  # of a Keras 2 config
+        self._table = self._lora = self._activity_loss = None
+        self._build_lock = Lock()
+        if weights is not None:
+            self._assign(weights[0] if isinstance(weights, (list, tuple)) and len(weights) == 1 else weights)
+
+    # ---- the table -------------------------------------------------------------------------------------------------
+
+    @property
+    def built(self):
+        """True once the table is there."""
+        return self._table is not None
+
+    def build(self, input_shape=None):
+        """Makes the table, if it is not there yet. Look-ups and `embeddings` do so by themselves."""
+        self._build()
+
+    def _build(self, weights=None):
+        """Makes the table with initial values, or these. False if it is there already, in memory or in its file."""
+        shape = (self.input_dim, self.output_dim)
+        about = {"name": "embeddings", "trainable": self._trainable}
+        about["constraint"] = constraints.for_table(self.embeddings_constraint)
+
+        def fill(table):
+            if weights is None:
+                self.embeddings_initializer.fill(table.numpy())
+            else:
+                np.copyto(table.numpy(), weights, casting="unsafe")
+            self._clear_padding(table)
+            table.enforce()
+
+        with self._build_lock:
+            if self._table is not None:
+                return False
+            made = self.path is None or not os.path.exists(self.path)
+            if self.path is None:
+                table = Table(shape, self._policy.storage, **about)
+                fill(table)
+            elif made:
+                table = Table.new_file(self.path, shape, self._policy.storage, fill, **about)
+            else:
+                table = Table(shape, self._policy.storage, self.path, **about)
+            self._table = table
+        if self.lora_rank:
+            self.enable_lora(self.lora_rank, self.lora_alpha)
+        return made
+
+    def adopt(self, table):
+        """Uses an existing `Table` of the right shape and dtype from now on; no copy."""
+        if table.shape != (self.input_dim, self.output_dim) or table.dtype != self._policy.storage:
+            raise ValueError(
+                f"`table` must be {self._policy.storage} of shape {(self.input_dim, self.output_dim)}. Received: "
+                f"{table!r}"
+            )
+        table.trainable = self._trainable and self._lora is None
+        table.constraint = constraints.for_table(self.embeddings_constraint)
+        self._table = table
+        if self.lora_rank and self._lora is None:
+            self.enable_lora(self.lora_rank, self.lora_alpha)
+
+    def _clear_padding(self, table):
+        if self.padding_idx is not None:
+            table.numpy()[self.padding_idx] = 0
+
+    def _assign(self, array):
+        array = np.asarray(array)
+        if array.shape != (self.input_dim, self.output_dim):
+            raise ValueError(
+                f"`weights` must have shape {(self.input_dim, self.output_dim)}. Received: shape {array.shape}"
+            )
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"`weights` must be numbers. Received: dtype {array.dtype}")
+        if not self._build(array):
+            self._table.assign(array)
+            self._clear_padding(self._table)
+
+    @property
+    def embeddings(self):
+        """The `Table`, made at the first call. With LoRA it is the frozen part alone; see `merge_lora`."""
+        if self._table is None:
+            self.build()
+        return self._table
+
+    @property
+    def dtype(self):
+        """The storage dtype's name, as in Keras."""
+        return self._policy.storage.name
+
+    variable_dtype = dtype
+
+    @property
+    def compute_dtype(self):
+        """The name of the dtype of what look-ups return."""
+        return self._policy.compute.name
+
+    @property
+    def dtype_policy(self):
+        """The name of the dtype policy."""
+        return self._policy.name
+
+    @property
+    def trainable(self):
+        """bool; False makes updates of the table an error."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        self._trainable = _flag("trainable", value)
+        for table in self.weights:
+            table.trainable = self._trainable
+        if self._lora is not None:
+            self._table.trainable = False
+
+    @property
+    def weights(self):
+        """[the Table], with LoRA also A and B; [] before it is made."""
+        if not self.built:
+            return []
+        return [self._table] if self._lora is None else [self._table, self._lora.a, self._lora.b]
+
+    @property
+    def trainable_weights(self):
+        """Those of `weights` that train."""
+        return [table for table in self.weights if table.trainable]
+
+    @property
+    def non_trainable_weights(self):
+        """Those of `weights` that are frozen."""
+        return [table for table in self.weights if not table.trainable]
+
+    @property
+    def losses(self):
+        """The penalties, as floats in Keras's order: of the last call's output, divided by its batch size; then of the
+        whole table (with LoRA: of A and of B), computed now, if it trains."""
+        losses = [] if self._activity_loss is None else [self._activity_loss]
+        if self.embeddings_regularizer is not None:
+            losses += [float(self.embeddings_regularizer(table.numpy())) for table in self.trainable_weights]
+        return losses
+
+    def get_weights(self):
+        """Returns copies of `weights` as arrays."""
+        return [np.array(table.numpy()) for table in self.weights]
+
+    def set_weights(self, weights):
+        """Copies arrays into `weights`; the padding row stays zero, and a constraint is enforced."""
+        number = 1 if self._lora is None else 3
+        if not isinstance(weights, (list, tuple)) or len(weights) != number:
+            raise ValueError(
+                f"`weights` must be a list of {number} arrays. Received: {type(weights).__name__} of "
+                f"{len(weights) if hasattr(weights, '__len__') else 'no'} arrays"
+            )
+        for table, array in zip(self.weights[1:], weights[1:], strict=True):
+            if np.shape(array) != table.shape:
+                raise ValueError(f"{table.name} must have shape {table.shape}. Received: shape {np.shape(array)}")
+        self._assign(weights[0])
+        for table, array in zip(self.weights[1:], weights[1:], strict=True):
+            table.assign(array)
+
+    def count_params(self):
+        """Returns the number of elements of all weights."""
+        lora = 0 if self._lora is None else self._lora.rank * (self.input_dim + self.output_dim)
+        return self.input_dim * self.output_dim + lora
+
+    # ---- look-ups and gradients ------------------------------------------------------------------------------------
+
+    def __call__(self, ids, out=None):
+        """Looks up ids; see `call`."""
+        return self.call(ids, out)
+
+    def call(self, ids, out=None):
+        """Returns the rows of ids.
+
+        Args:
+            ids: integers of any shape (arrays, nested lists, scalars), or a `Ragged` of them.
+            out: array of `compute_dtype` and of shape ids.shape + (output_dim,) to write to (for a `Ragged`: of its
+                flat values).
+
+        Returns:
+            array of shape ids.shape + (output_dim,); for a `Ragged` a `Ragged` with the same row splits.
+
+        Raises:
+            IndexError: an id outside [0, input_dim), with its position.
+            TypeError, ValueError: ids that are no integers, a wrong `out`. `out` is then as it was.
+        """
+        flat = self._forward(ids, None, out)
+        return ids.with_values(flat) if isinstance(ids, Ragged) else flat
+
+    def _look(self, table_vd, ids, weights, out):
+        """The rows of ids in a table of this layer; of a `Ragged`, flat."""
+        return ops.gather(table_vd, ids.flat_values if isinstance(ids, Ragged) else ids, out)
+
+    def _forward(self, ids, weights, out):
+        """What `call` computes, flat: the look-up, with LoRA, its activity loss, in the compute dtype."""
+        table_vd = self.embeddings.numpy()
+        policy = self._policy
+        if self._lora is None and self.activity_regularizer is None and policy.compute is dtypes.FLOAT32:
+            return self._look(table_vd, ids, weights, out)
+        result = self._output(ids, weights)
+        if out is not None:
+            ops.check_out(out, result.shape, [table.numpy() for table in self.weights], policy.compute)
+        if self.activity_regularizer is not None:
+            batch = self._batch_size(ids, result)
+            self._activity_loss = float(self.activity_regularizer(result)) / batch if batch else 0.0
+        if out is None:
+            return result.astype(policy.compute, copy=False)
+        out[...] = result
+        return out
+
+    def _output(self, ids, weights):
+        """The look-up with LoRA, float32."""
+        result = self._look(self.embeddings.numpy(), ids, weights, None)
+        if self._lora is not None:
+            self._lora.add_to(result, self._look(self._lora.a.numpy(), ids, weights, None))
+        return result
+
+    def _batch_size(self, ids, result):
+        """What Keras divides an activity loss by: the first dimension of the output (1 for a single number)."""
+        return len(ids) if isinstance(ids, Ragged) else result.shape[0]
+
+    def gradient(self, ids, upstream):
+        """The gradient of the table, with the parts of the regularizers.
+
+        Args:
+            ids: what `call` was given.
+            upstream: float32 or float64 (or of `compute_dtype`), the gradient of the loss with respect to what `call`
+                returned, in its shape (for ragged ids a `Ragged`, or its flat values).
+
+        Returns:
+            IndexedSlices; rows of repeated ids are summed where it is used. The padding row is left out. With an
+            `activity_regularizer` its gradient at the output is in it; with an `embeddings_regularizer` that penalty's
+            gradient at the rows of ids, once for each row (`regularization_gradient` gives all rows).
+        """
+        return self._gradient(ids, upstream, None)
+
+    def _gradient(self, ids, upstream, weights):
+        upstream = self._upstream(ids, upstream, weights)
+        slices = IndexedSlices.from_parts(self._parts(ids, upstream, weights), (self.input_dim, self.output_dim))
+        return slices if self._lora is not None else self._regularized(slices, self._table)
+
+    def _upstream_shape(self, ids):
+        """The shape of what `call` returns, flat."""
+        return (*np.shape(ids.flat_values if isinstance(ids, Ragged) else ids), self.output_dim)
+
+    def _upstream(self, ids, upstream, weights):
+        """The upstream gradient as a matrix, with the activity regularizer's part in it."""
+        upstream = np.asarray(_flat_like(ids, upstream, "upstream"))
+        shape = self._upstream_shape(ids)
+        if upstream.shape != shape:
+            raise ValueError(f"`upstream` must have shape {shape}. Received: {upstream.shape}")
+        if upstream.dtype == self._policy.compute:
+            upstream = upstream.astype(np.float32, copy=False)
+        upstream = ops.check_floats(upstream, shape, "upstream")
+        if self.activity_regularizer is not None:
+            output = self._output(ids, weights)
+            batch = self._batch_size(ids, output)
+            if batch:
+                upstream = upstream + self._penalty_gradient(self.activity_regularizer, output) / np.float32(batch)
+        return upstream.reshape(-1, self.output_dim)
+
+    def _parts(self, ids, upstream_nd, weights):
+        """The gradient of a table of this layer, as `ops` describes it."""
+        ids_n, _ = ops.flat_ids(ids.flat_values if isinstance(ids, Ragged) else ids)
+        return ops.parts_checked(ids_n, upstream_nd, padding_idx=self.padding_idx)
+
+    @staticmethod
+    def _penalty_gradient(regularizer, array, rows=None):
+        """The gradient of a penalty, or rows of it."""
+        if rows is not None and hasattr(regularizer, "rows_gradient"):
+            return regularizer.rows_gradient(array, rows)
+        if not hasattr(regularizer, "gradient"):
+            raise TypeError(
+                f"a regularizer needs a method `gradient(x)` to train with. Received: {regularizer!r} without it"
+            )
+        gradient = np.asarray(regularizer.gradient(array), np.float32)
+        return gradient if rows is None else gradient[rows]
+
+    def _regularized(self, slices, table):
+        """A gradient of a table with the table regularizer's part for its rows; they are summed for that."""
+        if self.embeddings_regularizer is None:
+            return slices
+        slices = slices.coalesce()
+        penalty_ud = self._penalty_gradient(self.embeddings_regularizer, table.numpy(), slices.indices)
+        return IndexedSlices(slices.values + penalty_ud, slices.indices, slices.dense_shape)
+
+    def regularization_gradient(self):
+        """The gradient of the table regularizer's loss at every row, as Keras computes it at every step.
+
+        Returns:
+            float32 array (input_dim, output_dim), as large as the table; None without an `embeddings_regularizer`.
+        """
+        if self.embeddings_regularizer is None:
+            return None
+        gradient_vd = self._penalty_gradient(self.embeddings_regularizer, self.embeddings.numpy())
+        if self.padding_idx is not None:
+            gradient_vd[self.padding_idx] = 0
+        return gradient_vd
+
+    def compute_mask(self, inputs, mask=None):
+        """Returns None, or with `mask_zero` where the ids are not 0: bool of their shape, a `Ragged` for a `Ragged`."""
+        if not self.mask_zero:
+            return None
+        if isinstance(inputs, Ragged):
+            return inputs.with_values(np.not_equal(inputs.flat_values, 0))
+        return np.not_equal(inputs, 0)
+
+    def compute_output_shape(self, input_shape):
+        """Returns (*input_shape, output_dim), None for an unknown or ragged dimension.
+
+        Raises:
+            ValueError: `input_shape` contradicts `input_length`.
+        """
+        shape = tuple(input_shape)
+        if self.input_length is None:
+            return (*shape, self.output_dim)
+        lengths = self.input_length if isinstance(self.input_length, tuple) else (self.input_length,)
+        pairs = list(zip(lengths, shape[1:], strict=False))
+        if len(lengths) != len(shape) - 1 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            raise ValueError(f"`input_length` must fit the input. Received: {self.input_length} for the shape {shape}")
+        return (shape[0], *(seen if length is None else length for length, seen in pairs), self.output_dim)
+
+    # ---- LoRA ------------------------------------------------------------------------------------------------------
+
+    @property
+    def lora_enabled(self):
+        """True from `enable_lora` to `merge_lora`."""
+        return self._lora is not None
+
+    @property
+    def lora_embeddings_a(self):
+        """The `Table` A (input_dim, rank) of LoRA, or None."""
+        return None if self._lora is None else self._lora.a
+
+    @property
+    def lora_embeddings_b(self):
+        """The `Table` B (rank, output_dim) of LoRA, or None."""
+        return None if self._lora is None else self._lora.b
+
+    def enable_lora(self, rank, lora_alpha=None, a_initializer="he_uniform", b_initializer="zeros"):
+        """Freezes the table and trains a change of low rank instead: rows are those of W + (lora_alpha / rank) A B.
+
+        A look-up reads rows of W and of A and multiplies: its cost is that of the batch, never of the table.
+
+        Args:
+            rank: int, columns of A (input_dim, rank) and rows of B (rank, output_dim).
+            lora_alpha: number, or None for `rank`.
+            a_initializer, b_initializer: as `embeddings_initializer`.
+
+        Raises:
+            ValueError: the layer is not built, has a constraint, has LoRA already, or takes maxima.
+
+        Source: keras.layers.Embedding.enable_lora; Hu et al., LoRA, 2021.
+
+        Example:
+            >>> layer = fastembed.Embedding(1000, 64)
+            >>> layer.build()
+            >>> layer.enable_lora(rank=4)
+            >>> gradient_a, gradient_b = layer.lora_gradients([3, 5], np.ones((2, 64), "float32"))
+            >>> optimizer = fastembed.optimizers.SGD(0.1)
+            >>> optimizer.apply([gradient_a, gradient_b], layer.trainable_weights)
+            >>> layer.merge_lora()
+        """
+        if self.embeddings_constraint is not None:
+            raise ValueError("LoRA needs a layer without `embeddings_constraint`. Received: a layer with one")
+        if not self.built:
+            raise ValueError("LoRA needs a layer that is built. Received: a layer that is not")
+        if self._lora is not None:
+            raise ValueError("LoRA can be enabled once. Received: a layer that has it")
+        lora = Lora.new(self, rank, lora_alpha, initializers.get(a_initializer), initializers.get(b_initializer))
+        self._lora, self.lora_rank, self.lora_alpha = lora, lora.rank, lora.alpha
+        self._table.trainable = False
+
+    def merge_lora(self):
+        """Adds (lora_alpha / rank) A B to the table, in blocks, and ends LoRA: the table trains again."""
+        if self._lora is None:
+            raise ValueError("`merge_lora` needs `enable_lora` before it. Received: a layer without LoRA")
+        with self._table.lock:
+            self._lora.merge_into(self._table.numpy())
+        self._lora = self.lora_rank = self.lora_alpha = None
+        self._table.trainable = self._trainable
+
+    def lora_gradients(self, ids, upstream):
+        """The gradients of A and B.
+
+        Args:
+            ids, upstream: as in `gradient`.
+
+        Returns:
+            (IndexedSlices for A, float32 array (rank, output_dim) for B), in the order of `trainable_weights`.
+
+        Raises:
+            ValueError: LoRA is not enabled.
+        """
+        return self._lora_gradients(ids, upstream, None)
+
+    def _lora_gradients(self, ids, upstream, weights):
+        if self._lora is None:
+            raise ValueError("`lora_gradients` needs `enable_lora` before it. Received: a layer without LoRA")
+        lora = self._lora
+        upstream_nd = self._upstream(ids, upstream, weights)
+        looked_up = self._look(lora.a.numpy(), ids, weights, None).reshape(-1, lora.rank)
+        upstream_nr, gradient_b = lora.gradients(upstream_nd, looked_up)
+        slices = IndexedSlices.from_parts(self._parts(ids, upstream_nr, weights), lora.a.shape)
+        if self.embeddings_regularizer is not None:
+            gradient_b += self._penalty_gradient(self.embeddings_regularizer, lora.b.numpy())
+        return self._regularized(slices, lora.a), gradient_b
+
+    # ---- configs and files -----------------------------------------------------------------------------------------
+
+    def get_config(self, version=3):
+        """Returns what `from_config` and real Keras make the layer from. Weights are not in it, nor is `path`.
+
+        Args:
+            version: 3 for Keras 3's form; 2 for that of Keras 2.9.
+
+        Raises:
+            TypeError: an initializer, regularizer or constraint that cannot be written, such as a lambda.
+        """
+        config = {"name": self.name, "trainable": self._trainable}
+        parts = {
+            name: serialization.serialize(getattr(self, name), version)
+            for name in (
+                "embeddings_initializer",
+                "embeddings_regularizer",
+                "activity_regularizer",
+                "embeddings_constraint",
+            )
+        }
+        policy = self._policy
+        sizes = {"input_dim": self.input_dim, "output_dim": self.output_dim}
+        if version == 2:
+            lengths = self.input_length if isinstance(self.input_length, tuple) else (self.input_length,)
+            config["batch_input_shape"] = self._batch_input_shape or (None, *lengths)
+            plain = policy.storage == policy.compute
+            config["dtype"] = policy.name if plain else {"class_name": "Policy", "config": {"name": policy.name}}
+            config |= {**sizes, **parts, "mask_zero": self.mask_zero, "input_length": self.input_length}
+        else:
+            config["dtype"] = {
+                "module": "keras",
+                "class_name": "DTypePolicy",
+                "config": {"name": policy.name},
+                "registered_name": None,
+            }
+            if self.activity_regularizer is not None:
+                config["activity_regularizer"] = parts["activity_regularizer"]
+            config |= {**sizes, **parts, "mask_zero": self.mask_zero, "quantization_config": None}
+            if self.lora_rank:
+                config |= {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
+            if self.input_length is not None:  # unknown to Keras 3's config, though not to its layer
+                config["input_length"] = self.input_length
+        if self.padding_idx is not None:  # unknown to Keras
+            config["padding_idx"] = self.padding_idx
+        return config
+
+    def legacy_config(self):
+        """Returns `get_config(version=2)`."""
+        return self.get_config(version=2)
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Makes a layer from `get_config()`, ours or that of any Keras from 2.9 to 3.15.
+
+        Args:
+            config: dict.
+            custom_objects: dict of the classes and functions that the config names and nobody registered, or None.
+
+        Raises:
+            TypeError, ValueError: an unknown key, which is named, or a wrong value.
+        """
+        serialization.check_config(config)
+        if not isinstance(config, dict):
+            raise TypeError(f"the config of a layer must be a dict. Received: {config!r}")
+        config = dict(config)
+        shape = config.pop("batch_input_shape", None)
+        for of_keras_2 in ("dynamic",):
+            config.pop(of_keras_2, None)
+        if shape is not None and not isinstance(shape, (list, tuple)):
+            raise TypeError(f"`batch_input_shape` must be a list. Received: {shape!r}")
+        with serialization.scope(custom_objects):
+            try:
+                layer = cls(**config)
+            except TypeError as error:
+                raise TypeError(f"{cls.__name__} cannot be made from its config: {error}") from error
+        if shape is not None:
+            layer._batch_input_shape = tuple(shape)
+        return layer
+
+    def save(self, path):
+        """Writes the layer as a directory, atomically; see `fastembed.saving.save`."""
+        saving.save(self, path)
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.name!r} input_dim={self.input_dim} output_dim={self.output_dim}>"
+
+
+def _flag(name, value):
+    if not isinstance(value, (bool, np.bool_)) and value not in (0, 1):
+        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return bool(value)
+
+
+def _check_input_length(value):
+    """None, an int, or a tuple of ints and None."""
+    lengths = value if isinstance(value, (list, tuple)) else (value,)
+    for length in lengths:
+        if length is not None and (isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0):
+            raise TypeError(f"`input_length` must be an integer or a tuple of them. Received: input_length={value!r}")
+    lengths = tuple(length if length is None else int(length) for length in lengths)
+    return lengths if isinstance(value, (list, tuple)) else lengths[0]
+
+
+def _flat_like(ids, values, name):
+    """The flat values of a `Ragged` whose rows are those of `ids`; anything else as it is."""
+    if not isinstance(values, Ragged):
+        return values
+    splits = values.nested_row_splits
+    of_ids = ids.nested_row_splits if isinstance(ids, Ragged) else ()
+    if len(splits) != len(of_ids) or not all(map(np.array_equal, splits, of_ids)):
+        raise ValueError(f"`{name}` must have the row splits of `ids`. Received: {values!r} for ids {ids!r}")
+    return values.flat_values

@@ -1,0 +1,59 @@
+"""LoRA: a change of a table that has low rank, beside it.
+
+May import: table, ops. Do not break: nothing here is as large as the table, but A, which has `rank` columns.
+"""
+
+import numbers
+
+import numpy as np
+
+from fastembed.table import Table, check_size
+
+_BLOCK = 1 << 20  # elements of the table that are changed at once
+
+
+class Lora:
+    """(alpha / rank) A B, with tables A (v, rank) and B (rank, d)."""
+
+    def __init__(self, a, b, alpha):
+        self.a, self.b, self.alpha = a, b, alpha
+
+    @classmethod
+    def new(cls, layer, rank, alpha, a_initializer, b_initializer):
+        """For a layer, with initial values."""
+        rank = check_size(rank, "rank")
+        if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, numbers.Real)):
+            raise TypeError(f"`lora_alpha` must be a number or None. Received: lora_alpha={alpha!r}")
+        a = Table((layer.input_dim, rank), name="lora_embeddings_a", trainable=layer.trainable)
+        b = Table((rank, layer.output_dim), name="lora_embeddings_b", trainable=layer.trainable)
+        a_initializer.fill(a.numpy())
+        b_initializer.fill(b.numpy())
+        if layer.padding_idx is not None:
+            a.numpy()[layer.padding_idx] = 0
+        return cls(a, b, rank if alpha is None else alpha)
+
+    @property
+    def rank(self):
+        """Columns of A, rows of B."""
+        return self.b.shape[0]
+
+    @property
+    def scale(self):
+        """alpha / rank"""
+        return np.float32(self.alpha / self.rank)
+
+    def add_to(self, output, looked_up):
+        """Adds to an output of W the same look-up in A, times B; both (..., d) and (..., rank)."""
+        output += looked_up @ (self.scale * self.b.numpy())
+
+    def gradients(self, upstream_nd, looked_up_nr):
+        """The upstream gradient of the look-up in A (n, rank), and the gradient of B (rank, d)."""
+        scaled_nd = self.scale * upstream_nd
+        return scaled_nd @ self.b.numpy().T, looked_up_nr.T @ scaled_nd
+
+    def merge_into(self, table_vd):
+        """Adds the change to a table, block by block."""
+        scaled_b = self.scale * self.b.numpy()
+        rows = max(1, _BLOCK // table_vd.shape[1])
+        for start in range(0, len(table_vd), rows):
+            table_vd[start : start + rows] += self.a.numpy()[start : start + rows] @ scaled_b
