@@ -1,7 +1,8 @@
 """Optimizers as data: a name, hyperparameters, and which step of `ops.update` they take.
 
 May import: ops, slices, table, schedules, serialization, threads. Do not break: `apply_gradients` checks everything
-before the first write, and only rows that a gradient touches change, state included (the arithmetic is in _rows/rows_impl.h).
+before the first write, and only rows that a gradient touches change, state included (the arithmetic is in
+_rows/rows_impl.h).
 """
 
 import contextlib
