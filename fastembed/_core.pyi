@@ -107,5 +107,14 @@ def reduce(
     num_threads: int,
 ) -> None: ...
 def fill(
-    out_vd: Floats, kind: int, values: Floats | None, a: float, b: float, seed: int, first_row: int, num_threads: int
+    out_vd: Floats,
+    kind: int,
+    values: Floats | None,
+    a: float,
+    b: float,
+    p_low: float,
+    p_span: float,
+    seed: int,
+    first_row: int,
+    num_threads: int,
 ) -> None: ...

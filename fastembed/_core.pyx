@@ -57,8 +57,8 @@ cdef extern from "_rows/rows.h" nogil:
                             int project) noexcept nogil
         void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low,
                         float high) noexcept nogil
-        void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean,
-                       float stddev) noexcept nogil
+        void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
+                       double p_low, double p_span) noexcept nogil
         fe_step **step
     const fe_rows *fe_rows_select(const char *isa)
     void fe_prefetch(const void *p, size_t num_bytes)
@@ -1227,6 +1227,8 @@ cdef struct Fill:
     uint64_t seed
     float a
     float b
+    double p_low
+    double p_span
     int kind
     const float *values
     int64_t step
@@ -1252,15 +1254,17 @@ cdef void fill_worker(Fill *fill) noexcept nogil:
         if fill.kind == _UNIFORM:
             fill.rows.uniform(fill.out + first * fill.d, fill.row + first, count, fill.d, fill.seed, fill.a, fill.b)
         elif fill.kind == _NORMAL:
-            fill.rows.normal(fill.out + first * fill.d, fill.row + first, count, fill.d, fill.seed, fill.a, fill.b)
+            fill.rows.normal(fill.out + first * fill.d, fill.row + first, count, fill.d, fill.seed, fill.a, fill.b,
+                             fill.p_low, fill.p_span)
         else:
             for i in range(first, first + count):
                 fill.rows.copy(pointers, 1, fill.d, fill.out + i * fill.d, 0)
 
 
-def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float a, float b, uint64_t seed,
-         uint64_t first_row, int num_threads):
-    """Every row of out_vd: UNIFORM in [a, b), NORMAL with mean a and standard deviation b, or ROW a copy of values."""
+def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float a, float b, double p_low,
+         double p_span, uint64_t seed, uint64_t first_row, int num_threads):
+    """Every row of out_vd: UNIFORM in [a, b); NORMAL with mean a and standard deviation b, from the probabilities p_low
+    to p_low + p_span; or ROW, a copy of values."""
     cdef Fill fill
     fill.rows = rows_of_isa
     fill.n = out_vd.shape[0]
@@ -1274,6 +1278,8 @@ def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float
     fill.values = &values[0] if values is not None else NULL
     fill.a = a
     fill.b = b
+    fill.p_low = p_low
+    fill.p_span = p_span
     fill.seed = seed
     fill.row = first_row
     fill.next = 0

@@ -585,7 +585,15 @@ def project(table, constraint):
 
 # ---- whole tables --------------------------------------------------------------------------------------------------
 
-_FILLS = {"uniform": _core.UNIFORM, "normal": _core.NORMAL, "row": _core.ROW}
+# The kind in the core, and for normals the first probability and how far they go: 2 standard deviations cut Phi(-2) off
+# on either side.
+_TAIL = 0.022750131948179207
+_FILLS = {
+    "uniform": (_core.UNIFORM, 0, 1),
+    "normal": (_core.NORMAL, 0, 1),
+    "truncated_normal": (_core.NORMAL, _TAIL, 1 - 2 * _TAIL),
+    "row": (_core.ROW, 0, 1),
+}
 
 
 def zeros(shape):
@@ -603,11 +611,13 @@ def sums(array):
 
 
 def fill(table, kind, a=0.0, b=0.0, seed=0, first_row=0, row=None):
-    """Fills a table in parallel: "uniform" in [a, b), "normal" (mean a, standard deviation b), "row": copies of `row`.
+    """Fills a table in parallel: "uniform" in [a, b); "normal" (mean a, standard deviation b); "truncated_normal", the
+    part of it within 2 b of a; "row": copies of `row`.
 
     Random values depend on (seed, row number, column) and the row's length alone: not on threads, instruction sets or
     the number of rows. first_row: the number of the table's first row.
     """
     check_table(table, writeable=True)
     row_d = None if row is None else check_floats(row, (table.shape[1],), "row")
-    _core.fill(table, _FILLS[kind], row_d, a, b, seed % 2**64, first_row, threads_for(table.nbytes))
+    code, p_low, p_span = _FILLS[kind]
+    _core.fill(table, code, row_d, a, b, p_low, p_span, seed % 2**64, first_row, threads_for(table.nbytes))

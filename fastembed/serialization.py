@@ -99,6 +99,8 @@ def serialize(obj, version=3):
         return obj
     if isinstance(obj, (list, tuple)):
         return type(obj)(serialize(item, version) for item in obj)
+    if isinstance(obj, Configurable) and obj.stands_for is not None:
+        return serialize(obj.stands_for, version)
     if isinstance(obj, np.generic):
         return obj.item()
     if isinstance(obj, np.ndarray):
@@ -273,6 +275,7 @@ class Configurable:
 
     keras_module = None
     legacy_keys = None
+    stands_for = None  # a function or object of the user's, which is what configs name
 
     @classmethod
     def from_config(cls, config):

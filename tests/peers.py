@@ -27,3 +27,12 @@ def peer(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(name)
+
+
+def load_keras():
+    """Keras 3 on the backend that KERAS_BACKEND names, else on the first that is there."""
+    if not os.environ.get("KERAS_BACKEND"):
+        there = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
+        os.environ["KERAS_BACKEND"] = there[0] if there else "numpy"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return peer("keras")

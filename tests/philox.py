@@ -44,8 +44,11 @@ def uniform(shape, seed, low, high, first_row=0):
     return np.minimum(values, np.nextafter(high, low)) if low < high else values
 
 
-def normal(shape, seed, mean, stddev, first_row=0):
-    """float64 (v, d): the quantile of (word + 1/2) / 2^32."""
+def normal(shape, seed, mean, stddev, first_row=0, cut=None):
+    """float64 (v, d): the quantile of (word + 1/2) / 2^32; `cut`: of so far from Phi(-cut) to Phi(cut)."""
     p = (words(shape, seed, first_row).astype(np.float64) + 0.5) / 2**32
+    if cut is not None:
+        tail = statistics.NormalDist().cdf(-cut)
+        p = tail + (1 - 2 * tail) * p
     quantile = statistics.NormalDist().inv_cdf
     return float(np.float32(mean)) + float(np.float32(stddev)) * np.vectorize(quantile, otypes=[float])(p)

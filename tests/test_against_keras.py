@@ -4,23 +4,17 @@ Do not break: Keras is imported once for all tests, so its backend is chosen bef
 is there).
 """
 
-import importlib.util
-import os
 import pickle
 
 import numpy as np
 import pytest
 import reference as ref
-from peers import peer
+from peers import load_keras, peer
 
 import fastembed
 from fastembed import Embedding, initializers, ops, optimizers
 
-if not os.environ.get("KERAS_BACKEND"):
-    there = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
-    os.environ["KERAS_BACKEND"] = there[0] if there else "numpy"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-keras = peer("keras")
+keras = load_keras()
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 BACKEND = keras.backend.backend()

@@ -14,7 +14,7 @@ import pytest
 
 import fastembed
 
-MODULES = ["fastembed", *(f"fastembed.{found.name}" for found in pkgutil.iter_modules(fastembed.__path__))]
+MODULES = ["fastembed", *(found.name for found in pkgutil.walk_packages(fastembed.__path__, "fastembed."))]
 
 
 def examples(name, **names):

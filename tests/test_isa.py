@@ -62,7 +62,7 @@ PROGRAM = """
                 ops.update(stepped, ops.parts(ids, upstream * 0.1**t), step, HYPER, state)
             ops.update_dense(stepped, upstream[:V], step, HYPER, state)
             note(f"{step} {d}", stepped, *([] if state is None else [state]))
-        for kind in ("uniform", "normal"):
+        for kind in ("uniform", "normal", "truncated_normal"):
             filled = np.empty((101, d), np.float32)
             ops.fill(filled, kind, -0.7, 0.3, seed=2**40 + d, first_row=2**32 - 50)
             note(f"{kind} {d}", filled)
@@ -80,7 +80,7 @@ def digests():
 def test_same_bits(isa, digests, run_python):
     found = json.loads(run_python(PROGRAM, json.dumps(DIMS), FASTEMBED_ISA=isa))
     assert found.pop("isa") == isa
-    assert len(found) == len(DIMS) * (2 + 12 + 12 + 8 + len(ops.STATES) + 2)
+    assert len(found) == len(DIMS) * (2 + 12 + 12 + 8 + len(ops.STATES) + 3)
     expected = digests.setdefault("first", found)
     assert [name for name in found if found[name] != expected[name]] == []
 

@@ -141,7 +141,9 @@ def test_coalesce(rng, zipf, same_bits):
 @pytest.mark.parametrize("d", [1, 17, 64])
 def test_initializers(d, same_bits):
     """20 MB, of which a thread takes 2 at a time."""
-    made = [initializers.RandomUniform(seed=1), initializers.RandomNormal(seed=1), initializers.Constant(2.0)]
+    seeded = ["RandomUniform", "RandomNormal", "TruncatedNormal", "GlorotNormal", "HeUniform", "Orthogonal"]
+    made = [getattr(initializers, name)(seed=1) for name in seeded] + [initializers.Constant(2.0)]
+    made += [initializers.Identity(), initializers.Constant(np.arange(d))]
     same_bits(lambda: [initializer((5_000_000 // d, d)) for initializer in made])
 
 

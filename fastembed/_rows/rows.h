@@ -85,9 +85,13 @@ typedef struct fe_rows {
     size_t (*constrain)(float *const *rows, size_t n, size_t d, const fe_constraint *constraint, int project);
 
     /* Rows row .. row + n of a matrix with d columns, from Philox4x32-10 keyed by seed: values depend on
-     * (seed, row, column, d) alone. Uniform in [low, high); normal with mean low and standard deviation high. */
+     * (seed, row, column, d) alone. Uniform in [low, high). Normal: mean + stddev * z, where z is the normal quantile of
+     * p_low + p_span * u and u is uniform in (0, 1); 0 and 1 give the whole normal distribution, a narrower range of
+     * probabilities one that is cut off at the quantiles of its ends. 2^-34 <= p_low, p_low + p_span <= 1 - 2^-34, or 0
+     * and 1. */
     void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high);
-    void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev);
+    void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev, double p_low,
+                   double p_span);
 
     fe_step *step[FE_STEPS];
 } fe_rows;

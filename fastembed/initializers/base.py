@@ -1,0 +1,217 @@
+"""What all initializers share: the base class, seeds, and the checks of their arguments.
+
+May import: ops, serialization. Do not break: the same seed gives the same bits for any number of threads, on every
+instruction set; where `row_wise` is True, rows may be filled in pieces.
+"""
+
+import math
+import numbers
+import operator
+
+import numpy as np
+
+from fastembed import ops, serialization
+
+LARGEST = float(np.finfo(np.float32).max)
+_GOLDEN = 0x9E3779B97F4A7C15  # from one key of a SeedGenerator to its next
+_seeds = None  # made when it is needed: importing numpy.random takes as long as all of this package
+
+
+def set_random_seed(seed):
+    """Makes every later initializer without a seed of its own reproducible.
+
+    Args:
+        seed: int >= 0.
+
+    Example:
+        >>> fastembed.set_random_seed(7)
+        >>> a = fastembed.Embedding(10, 4)(3)
+        >>> fastembed.set_random_seed(7)
+        >>> bool((a == fastembed.Embedding(10, 4)(3)).all())
+        True
+    """
+    global _seeds
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise ValueError(f"`seed` must be an integer of at least 0. Received: seed={seed!r}")
+    _seeds = np.random.default_rng(int(seed))
+
+
+def _random_key():
+    """The next seed for an initializer that was given none."""
+    global _seeds
+    if _seeds is None:
+        _seeds = np.random.default_rng()
+    return int(_seeds.integers(2**63))
+
+
+# ---- checks --------------------------------------------------------------------------------------------------------
+
+
+def check_number(value, name, finite=True):
+    """A Python int or float within float32, from any real number or scalar array; the type that was given stays."""
+    if hasattr(value, "__array__"):
+        array = np.asarray(value)
+        value = array.item() if array.ndim == 0 else value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = 2 * LARGEST
+    if finite and not math.isfinite(number):
+        raise ValueError(f"`{name}` must be finite. Received: {name}={value!r}")
+    if math.isfinite(number) and abs(number) > LARGEST:
+        raise ValueError(f"`{name}` must fit float32. Received: {name}={value!r}")
+    return value if type(value) is int else number
+
+
+def check_shape(shape):
+    """A shape as a tuple of ints of at least 0."""
+    try:
+        sizes = tuple(operator.index(n) for n in shape)
+    except TypeError:
+        raise TypeError(f"`shape` must be a tuple of integers. Received: shape={shape!r}") from None
+    if any(n < 0 for n in sizes):
+        raise ValueError(f"`shape` must have sizes of at least 0. Received: shape={shape!r}")
+    return sizes
+
+
+def check_seed(seed):
+    """(what a config holds, the key it starts from or None, whether every call gets other values)."""
+    if seed is None:
+        return None, None, False
+    if isinstance(seed, numbers.Integral) and not isinstance(seed, bool):
+        return int(seed), int(seed), False
+    if type(seed).__name__ == "SeedGenerator" and hasattr(seed, "get_config"):  # Keras's own object
+        seed = {"class_name": "SeedGenerator", "config": seed.get_config()}
+    if not isinstance(seed, dict) or seed.get("class_name") != "SeedGenerator":
+        raise ValueError(f"`seed` must be an integer, None or a config of a SeedGenerator. Received: seed={seed!r}")
+    config = seed.get("config")
+    start = config.get("seed") if isinstance(config, dict) else seed
+    known = isinstance(config, dict) and set(config) <= {"seed", "name"}
+    if not known or isinstance(start, bool) or not isinstance(start, (int, type(None))):
+        raise ValueError(
+            "`seed` must have, as the config of a SeedGenerator, 'seed', an integer or None, and 'name'. Received: "
+            f"seed={seed!r}"
+        )
+    envelope = {"module": "keras.random", "class_name": "SeedGenerator", "config": config, "registered_name": None}
+    return envelope, start, True
+
+
+# ---- classes -------------------------------------------------------------------------------------------------------
+
+
+class Initializer(serialization.Configurable):
+    """Base class: `fill(table)` writes a float32 matrix in place; calling it makes a new array.
+
+    A subclass of yours needs `__call__(shape, dtype=None)`, which returns an array, and `get_config` if its constructor
+    takes arguments, as in Keras.
+
+    Example:
+        >>> class Halves(fastembed.initializers.Initializer):
+        ...     def __call__(self, shape, dtype=None):
+        ...         return np.full(shape, 0.5, dtype)
+        >>> fastembed.Embedding(10, 2, embeddings_initializer=Halves())(3)
+        array([0.5, 0.5], dtype=float32)
+    """
+
+    keras_module = "keras.initializers"
+    legacy_keys = None  # the keys of its config in Keras 2.9, in order; None: those of get_config
+    row_wise = True  # False: it fills whole tables only
+
+    def __call__(self, shape, dtype=None):
+        """Returns a new float32 array.
+
+        Args:
+            shape: tuple of ints; rows run along the first dimension.
+            dtype: "float32" or None.
+
+        Raises:
+            TypeError, ValueError: another dtype; no shape, or one that this initializer does not make.
+        """
+        if dtype is not None and np.dtype(dtype) != np.float32:
+            raise TypeError(f"`dtype` must be 'float32'. Received: dtype={dtype!r}")
+        shape = check_shape(shape)
+        array_vd = ops.zeros((shape[0] if shape else 1, math.prod(shape[1:])))
+        self._write(array_vd, 0, shape)
+        return array_vd.reshape(shape)
+
+    def fill(self, table_vd, first_row=0, num_rows=None):
+        """Fills a table, or some of its rows, in place and in parallel.
+
+        Args:
+            table_vd: float32 array (rows, d), C-contiguous and writeable; a memory map too.
+            first_row: int, the number in the whole table of the first row given.
+            num_rows: int, the rows of the whole table, or None where the rows given are its last. What random values
+                row r is made of does not depend on it; how they are scaled may, as in `GlorotUniform`.
+
+        Raises:
+            TypeError, ValueError: no such table; rows past the end; a part where `row_wise` is False; a shape that
+                this initializer does not make. Nothing was written then.
+        """
+        ops.check_table(table_vd, "table_vd", writeable=True)
+        first_row, rows = operator.index(first_row), len(table_vd)
+        num_rows = first_row + rows if num_rows is None else operator.index(num_rows)
+        if not 0 <= first_row <= num_rows - rows:
+            raise ValueError(
+                f"`first_row` must lie in [0, num_rows - {rows}]. Received: first_row={first_row}, num_rows={num_rows}"
+            )
+        if not self.row_wise and rows != num_rows:
+            raise ValueError(
+                f"`table_vd` must be a whole table for {type(self).__name__}. Received: {rows} of {num_rows} rows"
+            )
+        self._write(table_vd, first_row, (num_rows, table_vd.shape[1]))
+
+    def _write(self, table_vd, first_row, shape):
+        """Fills checked rows of an array of `shape`, whose dimensions after the first are one in `table_vd`."""
+        if type(self).__call__ is Initializer.__call__:
+            raise NotImplementedError(f"{type(self).__name__} has no `__call__`")
+        if len(table_vd) != shape[0]:
+            raise ValueError(f"`table_vd` must be a whole table. Received: {len(table_vd)} of {shape[0]} rows")
+        values = np.asarray(self(shape, dtype="float32"))
+        if values.shape != shape or values.dtype.kind not in "fiub":
+            raise ValueError(
+                f"an initializer must return numbers of shape {shape}. Received: {values.dtype} of shape {values.shape}"
+            )
+        np.copyto(table_vd, values, casting="unsafe")
+
+    def get_config(self):
+        """Returns {}."""
+        return {}
+
+    def clone(self):
+        """Returns another initializer with the same config."""
+        return type(self).from_config(self.get_config())
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the initializer of a config of either Keras generation; a `dtype` in old ones says nothing."""
+        return super().from_config({key: value for key, value in dict(config).items() if key != "dtype"})
+
+    def legacy_config(self):
+        """Returns the config as Keras 2.9 writes it."""
+        if self.legacy_keys is None:
+            return self.get_config()
+        return {key: getattr(self, key) for key in self.legacy_keys}
+
+
+class Seeded(Initializer):
+    """Base of the random ones. A seed gives the same values at every call, and None is a seed of its own; the config of
+    a Keras SeedGenerator gives others each time."""
+
+    def _set_seed(self, seed):
+        self.seed, start, self._advances = check_seed(seed)
+        self._key = _random_key() if start is None else start
+
+    def _next_key(self, first_row):
+        """The key of this fill. A table that is filled in pieces begins at row 0."""
+        if self._advances and first_row == 0:
+            self._key += _GOLDEN
+        return self._key
+
+    def legacy_config(self):
+        """Returns the config as Keras 2.9 writes it, where a seed is an integer or None."""
+        config = super().legacy_config()
+        if isinstance(config.get("seed"), dict):
+            config["seed"] = config["seed"]["config"].get("seed")
+        return config
