@@ -95,12 +95,12 @@ def serialize(obj, version=3):
     """
     if version not in (2, 3):
         raise ValueError(f"`version` must be 2 or 3. Received: version={version!r}")
-    if isinstance(obj, Configurable) and obj.wrapped is not None:
-        obj = obj.wrapped
     if isinstance(obj, _PLAIN):
         return obj
     if isinstance(obj, (list, tuple)):
         return type(obj)(serialize(item, version) for item in obj)
+    if isinstance(obj, Configurable) and obj.stands_for is not None:
+        return serialize(obj.stands_for, version)
     if isinstance(obj, np.generic):
         return obj.item()
     if isinstance(obj, np.ndarray):
@@ -275,7 +275,7 @@ class Configurable:
 
     keras_module = None
     legacy_keys = None
-    wrapped = None  # of an object that stands for a function of the user: that one, which is serialized instead
+    stands_for = None  # a function or object of the user's, which is what configs name
 
     @classmethod
     def from_config(cls, config):
