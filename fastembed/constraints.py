@@ -92,7 +92,8 @@ class _Norm(Constraint):
 
     def __call__(self, w):
         w = np.asarray(w)
-        return w * self._factor(np.sqrt(np.sum(np.square(w, dtype=np.float64), axis=self._axes, keepdims=True)))
+        axes = None if self.axis is None else self._axes
+        return w * self._factor(np.sqrt(np.sum(np.square(w, dtype=np.float64), axis=axes, keepdims=True)))
 
     def _blocks(self, table_vd):
         size = max(1, _BLOCK // table_vd.shape[1])
