@@ -15,7 +15,17 @@ if any(_exists(_join(folder, "late_interaction")) for folder in __path__):
         "the other one: pip uninstall fastembed && pip install --force-reinstall --no-deps fastembed-cython"
     )
 
-from fastembed import constraints, initializers, layers, ops, optimizers, regularizers, saving, serialization
+from fastembed import (
+    constraints,
+    initializers,
+    layers,
+    ops,
+    optimizers,
+    regularizers,
+    saving,
+    schedules,
+    serialization,
+)
 from fastembed._config import show_config
 from fastembed._version import __version__
 from fastembed.initializers import set_random_seed
@@ -44,6 +54,7 @@ __all__ = [
     "register_serializable",
     "regularizers",
     "saving",
+    "schedules",
     "serialization",
     "set_num_threads",
     "set_random_seed",

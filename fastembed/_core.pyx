@@ -1263,8 +1263,8 @@ cdef void fill_worker(Fill *fill) noexcept nogil:
 
 def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float a, float b, double p_low,
          double p_span, uint64_t seed, uint64_t first_row, int num_threads):
-    """Every row of out_vd: UNIFORM in [a, b); NORMAL with mean a and standard deviation b, of the probabilities p_low to
-    p_low + p_span; or ROW, a copy of values."""
+    """Every row of out_vd: UNIFORM in [a, b); NORMAL with mean a and standard deviation b, from the probabilities p_low
+    to p_low + p_span; or ROW, a copy of values."""
     cdef Fill fill
     fill.rows = rows_of_isa
     fill.n = out_vd.shape[0]

@@ -1,7 +1,8 @@
 """Optimizers as data: a name, hyperparameters, and which step of `ops.update` they take.
 
-May import: ops, slices, table, serialization, threads. Do not break: `apply_gradients` checks everything before the
-first write, and only rows that a gradient touches change, state included (the arithmetic is in _rows/rows_impl.h).
+May import: ops, slices, table, schedules, serialization, threads. Do not break: `apply_gradients` checks everything
+before the first write, and only rows that a gradient touches change, state included (the arithmetic is in
+_rows/rows_impl.h).
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import math
 
 import numpy as np
 
-from fastembed import ops, serialization
+from fastembed import ops, schedules, serialization
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table
 from fastembed.threads import Lock
@@ -104,18 +105,21 @@ class Optimizer(serialization.Configurable):
         """The name of the step in `ops.update`."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
-    def hyper(self):
-        """The hyperparameters of the next step, as `ops.update` takes them."""
-        return {"learning_rate": self.learning_rate}
+    def hyper(self, rate):
+        """The hyperparameters of step `iterations` with learning rate `rate`, as `ops.update` takes them."""
+        return {"learning_rate": rate}
 
     @property
     def learning_rate(self):
-        """float >= 0; may be set at any time."""
-        return self._learning_rate
+        """float >= 0, that of the next step; may be set at any time, to a number or a schedule."""
+        if isinstance(self._learning_rate, float):
+            return self._learning_rate
+        return _number("learning_rate", self._learning_rate(self.iterations))
 
     @learning_rate.setter
     def learning_rate(self, value):
-        self._learning_rate = _number("learning_rate", value)
+        value = schedules.get(value) if isinstance(value, dict) else value
+        self._learning_rate = value if callable(value) else _number("learning_rate", value)
 
     @property
     def variables(self):
@@ -169,8 +173,9 @@ class Optimizer(serialization.Configurable):
                     locks.enter_context(variable.lock)
             checked = [_check_gradient(gradient, variable) for gradient, variable in pairs]
             kept = [self._keep(variable) for _, variable in pairs]
+            rate = self.learning_rate
             self.iterations += 1
-            step, hyper = self.step(), self.hyper()
+            step, hyper = self.step(), self.hyper(rate)
             for (gradient, variable), groups, k in zip(pairs, checked, kept, strict=True):
                 constraint = getattr(variable, "constraint", None)
                 rows = None if constraint is None else constraint.rows
@@ -182,7 +187,7 @@ class Optimizer(serialization.Configurable):
                     constraint.project(k.matrix())
 
     def get_config(self):
-        return {"name": self.name, "learning_rate": self.learning_rate, **self._base}
+        return {"name": self.name, "learning_rate": serialization.serialize(self._learning_rate), **self._base}
 
     def __repr__(self):
         config = {key: value for key, value in self.get_config().items() if key not in self._base}
@@ -251,7 +256,7 @@ class SGD(Optimizer):
         w -= lr g;   with momentum:  m = mu m - lr g,  w += m   (nesterov:  w += mu m - lr g)
 
     Args:
-        learning_rate: float.
+        learning_rate: float, or a schedule.
         momentum: float in [0, 1). The state of an untouched row stays as it is.
         nesterov: bool.
 
@@ -276,8 +281,8 @@ class SGD(Optimizer):
             return "sgd"
         return "nesterov" if self.nesterov else "momentum"
 
-    def hyper(self):
-        return {"learning_rate": self.learning_rate, "momentum": self.momentum}
+    def hyper(self, rate):
+        return {"learning_rate": rate, "momentum": self.momentum}
 
     def get_config(self):
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
@@ -287,7 +292,7 @@ class Adagrad(Optimizer):
     """a += g^2,  w -= lr g / sqrt(a + epsilon)
 
     Args:
-        learning_rate: float.
+        learning_rate: float, or a schedule.
         initial_accumulator_value: float, a at the beginning.
         epsilon: float.
 
@@ -312,8 +317,8 @@ class Adagrad(Optimizer):
     def step(self):
         return "adagrad"
 
-    def hyper(self):
-        return {"learning_rate": self.learning_rate, "epsilon": self.epsilon}
+    def hyper(self, rate):
+        return {"learning_rate": rate, "epsilon": self.epsilon}
 
     def get_config(self):
         return {
@@ -329,7 +334,7 @@ class RowwiseAdagrad(Adagrad):
     A table of v rows needs v floats of state instead of v x d.
 
     Args:
-        learning_rate: float.
+        learning_rate: float, or a schedule.
         initial_accumulator_value: float, a at the beginning.
         epsilon: float.
 
@@ -359,7 +364,8 @@ class Adam(Optimizer):
         w -= lr sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
 
     Args:
-        learning_rate, epsilon: floats.
+        learning_rate: float, or a schedule.
+        epsilon: float.
         beta_1, beta_2: floats in [0, 1).
         amsgrad: False (the other is not there yet).
 
@@ -383,9 +389,10 @@ class Adam(Optimizer):
     def step(self):
         return "adam"
 
-    def hyper(self):
+    def hyper(self, rate):
         t = self.iterations
-        corrected = self.learning_rate * (1 - self.beta_2**t) ** 0.5 / (1 - self.beta_1**t)
+        beta_1, beta_2 = float(np.float32(self.beta_1)), float(np.float32(self.beta_2))  # as the step rounds them
+        corrected = rate * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t)
         return {
             "learning_rate": corrected,
             "beta_1": self.beta_1,
@@ -415,4 +422,6 @@ def get(identifier):
         >>> fastembed.optimizers.get("sgd")
         SGD(name='sgd', learning_rate=0.01, momentum=0.0, nesterov=False)
     """
+    if isinstance(identifier, str):  # Keras does not look at case here
+        identifier = _ALIASES.get(identifier.lower(), identifier)
     return serialization.get(identifier, "optimizer")

@@ -98,12 +98,12 @@ def serialize(obj, version=3):
     """
     if version not in (2, 3):
         raise ValueError(f"`version` must be 2 or 3. Received: version={version!r}")
-    if isinstance(obj, Configurable) and obj.wrapped is not None:
-        obj = obj.wrapped
     if isinstance(obj, _PLAIN):
         return obj
     if isinstance(obj, (list, tuple)):
         return type(obj)(serialize(item, version) for item in obj)
+    if isinstance(obj, Configurable) and obj.stands_for is not None:
+        return serialize(obj.stands_for, version)
     if isinstance(obj, np.generic):
         return obj.item()
     if isinstance(obj, np.ndarray):
@@ -268,7 +268,7 @@ def get(identifier, kind):
         check_config(identifier)
     classes, aliases = _known[kind]
     found = identifier
-    if isinstance(identifier, dict):
+    if isinstance(identifier, dict) and "class_name" in identifier:
         found = _deserialize(identifier, [kind])
     elif isinstance(identifier, str):
         found = _find(identifier, [kind])
@@ -303,7 +303,7 @@ class Configurable:
 
     keras_module = None
     legacy_keys = None
-    wrapped = None  # of an object that stands for a function of the user: that one, which is serialized instead
+    stands_for = None  # a function or object of the user's, which is what configs name
 
     @classmethod
     def from_config(cls, config):

@@ -21,7 +21,7 @@ FLOORS = [
     {"__init__"},
     {"_config", "layers"},
     {"saving"},
-    {"constraints", "formats", "initializers", "optimizers", "regularizers", "serialization"},
+    {"constraints", "formats", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
     {"ragged", "slices", "table"},
     {"ops"},
     {"_core", "_version", "dtypes", "threads"},

@@ -337,10 +337,35 @@ def test_functions(identifier):
 
 def test_functions_have_no_config():
     made = initializers.get(halves)
-    assert made.function is halves
-    with pytest.raises(TypeError, match=r"must be registered. Received: Function\(halves\)"):
+    assert made.stands_for is halves
+    with pytest.raises(TypeError, match=r"a function has no config; .* Received: Function\(halves\)"):
         made.get_config()
+    with pytest.raises(TypeError, match="must be registered"):
+        fastembed.serialization.serialize(made)
     assert initializers.get(Halves()).get_config() == {}
+
+
+@fastembed.register_serializable("tests")
+def quarters(shape, dtype=None):
+    return np.full(shape, 0.25, dtype)
+
+
+@fastembed.register_serializable("tests")
+class Quarters(Halves):
+    def __call__(self, shape, dtype=None):
+        return quarters(shape, dtype)
+
+
+@pytest.mark.parametrize("identifier", [quarters, Quarters(), Quarters], ids=str)
+def test_what_is_registered_has_one(identifier):
+    layer = Embedding(6, 5, identifier)
+    for config in (layer.get_config(), json.loads(json.dumps(layer.get_config()))):
+        again = Embedding.from_config(config)
+        assert (again.embeddings.numpy() == 0.25).all()
+        assert again.get_config() == layer.get_config()
+    for version in (2, 3):
+        envelope = fastembed.serialization.serialize(layer.embeddings_initializer, version)
+        assert (initializers.get(envelope)((2, 3)) == 0.25).all()
 
 
 @pytest.mark.parametrize(

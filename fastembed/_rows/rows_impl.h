@@ -519,9 +519,19 @@ FE_INLINE wide multiply(wide a, uint32_t b)
     return (a & 0xffffffffu) * (uint64_t)b;
 #endif
 }
+typedef double real __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
+typedef uint32_t narrow __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float narrow_float __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define CONVERT(x, type) __builtin_convertvector(x, type)
+#define MASK(condition) ((wide)(condition))
 #else
 enum { LANES = 1 };
 typedef uint64_t wide;
+typedef double real;
+typedef uint32_t narrow;
+typedef float narrow_float;
+#define CONVERT(x, type) ((type)(x))
+#define MASK(condition) (-(uint64_t)(condition))
 FE_INLINE wide multiply(wide a, uint32_t b) { return (a & 0xffffffffu) * b; }
 #endif
 
@@ -547,18 +557,53 @@ static void FE_NAME(philox)(const uint64_t *row, const uint64_t *block, uint64_t
     }
 }
 
-/* 16 values with word w[i]: 24 random bits to [0, 1), stretched; rounding may not reach `high`. */
+/* 24 random bits to [0, 1), stretched; rounding may not reach `high`. */
 FE_INLINE float uniform_value(uint32_t word, float low, float span, float last)
 {
     float x = low + (float)(int32_t)(word >> 8) * 0x1p-24f * span;
     return x < last ? x : last;
 }
 
+FE_INLINE wide bits_of(real x)
+{
+    wide bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+FE_INLINE real real_of(wide bits)
+{
+    real x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* mask ? a : b, by bits. */
+FE_INLINE real pick(wide mask, real a, real b) { return real_of((mask & bits_of(a)) | (~mask & bits_of(b))); }
+
+FE_INLINE real sqrt_real(real x)
+{
+#if FE_WIDTH == 16
+    return (real)_mm512_sqrt_pd((__m512d)x);
+#elif FE_WIDTH == 8
+    return (real)_mm256_sqrt_pd((__m256d)x);
+#elif FE_WIDTH == 4 && defined(__SSE2__)
+    return (real)_mm_sqrt_pd((__m128d)x);
+#elif FE_WIDTH > 1
+    real r;
+    for (int l = 0; l < LANES; l++) r[l] = __builtin_sqrt(x[l]);
+    return r;
+#else
+    extern double sqrt(double);
+    return sqrt(x);
+#endif
+}
+
 /* The normal quantile: Wichura's algorithm AS 241 (PPND16), 1988; relative error about 1e-16 in double. Numerator and
  * denominator of two of its three rational functions, highest power first: 32 random bits never reach the third. */
-static double horner(const double *c, double x)
+FE_INLINE real horner(const double *c, real x)
 {
-    double sum = c[0];
+    real sum = (real){0} + c[0];
     for (int k = 1; k < 8; k++) sum = sum * x + c[k];
     return sum;
 }
@@ -577,49 +622,54 @@ static const double tail_bottom[8] = {
     6.89767334985100004550e-1, 1.67638483018380384940e0,  2.05319162663775882187e0,  1.0};
 
 /* By hand, as the logarithm of the C library differs between processors. x is normal and positive. */
-static double natural_log(double x)
+FE_INLINE real natural_log(real x)
 {
-    uint64_t bits;
-    double s, z, sum = 1.0 / 19;
-    memcpy(&bits, &x, 8);
-    int exponent = (int)(bits >> 52) - 1023;
-    bits = (bits & 0x000fffffffffffffu) | 0x3ff0000000000000u;
-    memcpy(&x, &bits, 8);
-    if (x > 1.4142135623730951) {
-        x *= 0.5;
-        exponent++;
-    }
+    const wide bits = bits_of(x);
+    real s, z, sum = (real){0} + 1.0 / 19;
+    real exponent = real_of((bits >> 52) | 0x4330000000000000u) - (0x1p52 + 1023);
+    x = real_of((bits & 0x000fffffffffffffu) | 0x3ff0000000000000u);
+    const wide high = MASK(x > 1.4142135623730951);
+    x = pick(high, x * 0.5, x);
+    exponent = pick(high, exponent + 1.0, exponent);
     s = (x - 1.0) / (x + 1.0); /* |s| < 0.172; log x = 2 atanh s */
     z = s * s;
     for (int k = 17; k > 0; k -= 2) sum = sum * z + 1.0 / k;
     return 2.0 * s * sum + exponent * 0.693147180559945309417;
 }
 
-static double sqrt_double(double x)
+/* z[i] = the quantile of p[i], for 64 of them: first as if all were near the centre, then those again that are not. */
+static void FE_NAME(quantiles)(const double *p, double *z)
 {
-#if defined(__GNUC__)
-    return __builtin_sqrt(x);
-#else
-    extern double sqrt(double);
-    return sqrt(x);
-#endif
+    int far[64 + LANES], count = 0;
+    double tails[LANES];
+    for (int i = 0; i < 64; i += LANES) {
+        const real q = *(const real *)(p + i) - 0.5, r = 0.180625 - q * q;
+        *(real *)(z + i) = q * horner(centre_top, r) / horner(centre_bottom, r);
+    }
+    for (int i = 0; i < 64; i++) {
+        const double q = p[i] - 0.5;
+        far[count] = i;
+        count += (q < -0.425) | (q > 0.425);
+    }
+    for (int l = 0; l < LANES; l++) far[count + l] = far[0]; /* the last group is a whole one */
+    for (int i = 0; i < count; i += LANES) {
+        for (int l = 0; l < LANES; l++) tails[l] = p[far[i + l]];
+        const real x = *(const real *)tails;
+        const wide below = MASK(x < 0.5);
+        const real t = sqrt_real(-natural_log(pick(below, x, 1.0 - x))) - 1.6;
+        const real tail = horner(tail_top, t) / horner(tail_bottom, t);
+        *(real *)tails = real_of(bits_of(tail) ^ (below & 0x8000000000000000u));
+        for (int l = 0; l < LANES; l++) z[far[i + l]] = tails[l];
+    }
 }
 
-static double quantile(double p)
-{
-    const double q = p - 0.5;
-    double r = 0.180625 - q * q, x;
-    if (q >= -0.425 && q <= 0.425) return q * horner(centre_top, r) / horner(centre_bottom, r);
-    r = sqrt_double(-natural_log(q < 0 ? p : 1.0 - p));
-    x = horner(tail_top, r - 1.6) / horner(tail_bottom, r - 1.6);
-    return q < 0 ? -x : x;
-}
-
-/* Calls `value(word)` for every element. With c = ceil(d / 4) counters a row, word k of counter b is column k c + b. */
-#define FILL(value)                                                                             \
+/* Fills a matrix; make() turns words[0:64] into values[0:64]. With c = ceil(d / 4) counters a row, word k of counter b is
+ * column k c + b. */
+#define FILL(make)                                                                              \
     const size_t c = (d + 3) / 4, total = n * c;                                                \
     uint64_t rows[16], blocks[16];                                                              \
     uint32_t words[64];                                                                         \
+    float values[64];                                                                           \
     size_t i = 0, b = 0; /* the next counter: row i, block b */                                 \
     for (size_t at = 0; at < total; at += 16) {                                                 \
         const int lanes = total - at < 16 ? (int)(total - at) : 16;                             \
@@ -628,14 +678,14 @@ static double quantile(double p)
             if (++b == c) b = 0, i++;                                                           \
         }                                                                                       \
         FE_NAME(philox)(rows, blocks, seed, words);                                             \
+        make();                                                                                 \
         if (c % 16 == 0 && d % 4 == 0) { /* 16 counters are 4 runs of 16 columns of one row */  \
             float *to = out + (rows[0] - row) * d + blocks[0];                                  \
-            for (int k = 0; k < 4; k++)                                                         \
-                for (int l = 0; l < 16; l++) to[k * c + l] = value(words[16 * k + l]);          \
+            for (int k = 0; k < 4; k++) memcpy(to + k * c, values + 16 * k, 64);                \
         } else                                                                                  \
             for (int l = 0; l < lanes; l++)                                                     \
                 for (size_t k = 0; k < 4 && k * c + blocks[l] < d; k++)                         \
-                    out[(rows[l] - row) * d + k * c + blocks[l]] = value(words[16 * k + l]);    \
+                    out[(rows[l] - row) * d + k * c + blocks[l]] = values[16 * k + l];          \
     }
 
 static void FE_NAME(uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high)
@@ -648,17 +698,24 @@ static void FE_NAME(uniform)(float *out, uint64_t row, size_t n, size_t d, uint6
         bits = high == 0 ? INT32_MIN + 1 : high > 0 ? bits - 1 : bits + 1;
         memcpy(&last, &bits, 4);
     }
-#define VALUE(word) uniform_value(word, low, span, last)
-    FILL(VALUE)
-#undef VALUE
+#define MAKE() \
+    for (int w = 0; w < 64; w++) values[w] = uniform_value(words[w], low, span, last)
+    FILL(MAKE)
+#undef MAKE
 }
 
 static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
                             double p_low, double p_span)
 {
-#define VALUE(word) ((float)(mean + stddev * quantile(p_low + p_span * (((double)(word) + 0.5) * 0x1p-32))))
-    FILL(VALUE)
-#undef VALUE
+    double p[64], z[64];
+#define MAKE()                                                                                               \
+    for (int w = 0; w < 64; w += LANES)                                                                      \
+        *(real *)(p + w) = p_low + p_span * ((CONVERT(*(const narrow *)(words + w), real) + 0.5) * 0x1p-32); \
+    FE_NAME(quantiles)(p, z);                                                                                \
+    for (int w = 0; w < 64; w += LANES)                                                                      \
+    *(narrow_float *)(values + w) = CONVERT((double)mean + (double)stddev * *(const real *)(z + w), narrow_float)
+    FILL(MAKE)
+#undef MAKE
 }
 
 const fe_rows FE_NAME(fe_rows) = {

@@ -1,6 +1,7 @@
 """Initializers: what a new table holds. All identifiers of Keras 2.9 and 3; values are made in the table, in parallel.
 
-May import: serialization, base, constants, orthogonal, random. Do not break: a name in a config is looked up here, never imported.
+May import: serialization and its own base, constants, orthogonal and random. Do not break: a name in a config is looked
+up here, never imported.
 """
 
 import numpy as np
@@ -64,8 +65,8 @@ _NAMES = {
 }
 _CLASSES = {name: cls for cls, (others, _) in _NAMES.items() for name in (cls.__name__, *others)}
 _ALIASES = {alias: cls.__name__ for cls, (_, aliases) in _NAMES.items() for alias in aliases}
-serialization.know("initializer", _CLASSES, _ALIASES)
 _KERAS = {"keras", "tf_keras", "tensorflow"}
+serialization.know("initializer", _CLASSES, _ALIASES)
 
 
 def get(identifier):
@@ -91,10 +92,7 @@ def get(identifier):
         >>> fastembed.initializers.get(np.eye(3))
         Constant(value=<float64 (3, 3)>)
     """
-    if isinstance(identifier, dict) and isinstance(identifier.get("class_name"), str):
-        name = identifier["class_name"]
-        identifier = {**identifier, "class_name": _ALIASES.get(name, name)}
-    elif isinstance(identifier, type) and identifier not in _NAMES:
+    if isinstance(identifier, type) and identifier not in _NAMES:
         identifier = _from_class(identifier)
     if _is_plain(identifier):
         identifier = serialization.get(identifier, "initializer")

@@ -196,8 +196,8 @@ class Initializer(serialization.Configurable):
 
 
 class Seeded(Initializer):
-    """Base of the random ones. A seed gives the same values at every call, and None is a seed of its own; the config of a
-    Keras SeedGenerator gives others each time."""
+    """Base of the random ones. A seed gives the same values at every call, and None is a seed of its own; the config of
+    a Keras SeedGenerator gives others each time."""
 
     def _set_seed(self, seed):
         self.seed, start, self._advances = check_seed(seed)

@@ -203,20 +203,20 @@ class Function(Initializer):
     row_wise = False
 
     def __init__(self, function):
-        self.function = self.wrapped = function
+        self.stands_for = function
 
     def __call__(self, shape, dtype=None):
         """Returns what the function returns."""
-        return self.function(shape, dtype="float32" if dtype is None else dtype)
+        return self.stands_for(shape, dtype="float32" if dtype is None else dtype)
 
     def get_config(self):
-        """Returns the config of an object that has one; a function has none."""
-        if hasattr(self.function, "get_config"):
-            return self.function.get_config()
-        raise TypeError(f"a function in a config must be registered. Received: {self!r}")
+        """Returns the config of an object that has one; a function has none, and is written by its registered name."""
+        if hasattr(self.stands_for, "get_config"):
+            return self.stands_for.get_config()
+        raise TypeError(f"a function has no config; `serialize` writes its registered name. Received: {self!r}")
 
     def __repr__(self):
-        return f"{type(self).__name__}({getattr(self.function, '__qualname__', self.function)})"
+        return f"{type(self).__name__}({getattr(self.stands_for, '__qualname__', self.stands_for)})"
 
 
 class STFT(Initializer):

@@ -19,8 +19,8 @@ class Orthogonal(Seeded):
     """Random orthonormal columns, times gain; orthonormal rows where there are fewer rows than columns.
 
     Q of X = Q R, where X is normal and R has a positive diagonal: uniform among all such matrices. A tall table is
-    filled with X and becomes X R^-1 in place, R^T R = X^T X; this takes 4 rows d^2 operations in float64. They are
-    NumPy's, so the last bit of some values may differ between its builds, processors and numbers of threads.
+    filled with X and becomes X R^-1 in place, R^T R = X^T X. The 3 rows d^2 operations that this takes in float64 are
+    NumPy's: from one processor to the next the last bit of a few values in a thousand million may differ.
 
     Args:
         gain: number.

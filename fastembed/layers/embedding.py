@@ -35,7 +35,8 @@ class Embedding:
     Args:
         input_dim: int, rows of the table; ids lie in [0, input_dim).
         output_dim: int, the length of a row.
-        embeddings_initializer: what the table holds at first: a Keras name, config, instance, callable or array.
+        embeddings_initializer: what the table holds at first: a Keras name, config, instance, callable or array; None
+            for GlorotUniform, Keras's default for any weight.
         embeddings_regularizer: a penalty on the table, or None; see `losses` and `gradient`.
         activity_regularizer: a penalty on what look-ups return, or None.
         embeddings_constraint: what the table satisfies from the first value on, or None: e.g. MaxNorm(1.0, axis=1).
@@ -91,9 +92,7 @@ class Embedding:
     ):
         self.input_dim = check_size(input_dim, "input_dim")
         self.output_dim = check_size(output_dim, "output_dim")
-        self.embeddings_initializer = initializers.get(
-            "uniform" if embeddings_initializer is None else embeddings_initializer
-        )
+        self.embeddings_initializer = initializers.get(embeddings_initializer)
         self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self.embeddings_constraint = constraints.get(embeddings_constraint)
@@ -138,7 +137,7 @@ class Embedding:
 
         def fill(table):
             if weights is None:
-                self.embeddings_initializer.fill(table.numpy())
+                (self.embeddings_initializer or initializers.GlorotUniform()).fill(table.numpy())
             else:
                 np.copyto(table.numpy(), weights, casting="unsafe")
             self._clear_padding(table)
@@ -416,12 +415,18 @@ class Embedding:
         return gradient_vd
 
     def compute_mask(self, inputs, mask=None):
-        """Returns None, or with `mask_zero` where the ids are not 0: bool of their shape, a `Ragged` for a `Ragged`."""
+        """Returns None, or with `mask_zero` where the ids are not 0: bool of their shape, a `Ragged` for a `Ragged`.
+
+        Raises:
+            TypeError: with `mask_zero`, inputs that are no numbers.
+        """
         if not self.mask_zero:
             return None
-        if isinstance(inputs, Ragged):
-            return inputs.with_values(np.not_equal(inputs.flat_values, 0))
-        return np.not_equal(inputs, 0)
+        ids = inputs.flat_values if isinstance(inputs, Ragged) else np.asarray(inputs)
+        if ids.dtype.kind not in "biuf":
+            raise TypeError(f"`inputs` must be numbers. Received: inputs of dtype {ids.dtype}")
+        mask = np.not_equal(ids, 0)
+        return inputs.with_values(mask) if isinstance(inputs, Ragged) else mask
 
     def compute_output_shape(self, input_shape):
         """Returns (*input_shape, output_dim), None for an unknown or ragged dimension.
@@ -563,7 +568,7 @@ class Embedding:
         sizes = {"input_dim": self.input_dim, "output_dim": self.output_dim}
         if version == 2:
             lengths = self.input_length if isinstance(self.input_length, tuple) else (self.input_length,)
-            config["batch_input_shape"] = self._batch_input_shape or (None, *lengths)
+            config["batch_input_shape"] = self._batch_input_shape or (None, *(length or None for length in lengths))
             plain = policy.storage == policy.compute
             config["dtype"] = policy.name if plain else {"class_name": "Policy", "config": {"name": policy.name}}
             config |= {**sizes, **parts, "mask_zero": self.mask_zero, "input_length": self.input_length}
@@ -601,19 +606,17 @@ class Embedding:
             TypeError, ValueError: an unknown key, which is named, or a wrong value.
         """
         config = serialization.arguments_of(config, cls)
-        shape = config.pop("batch_input_shape", None)
-        config.pop("dynamic", None)  # of Keras 2
-        _check_batch_input_shape(shape)
         for name in ("path", "weights"):  # a config of a stranger must not open files
             if name in config:
                 raise TypeError(f"{cls.__name__} cannot be made from its config: `{name}` is in no config")
+        shape = _check_batch_input_shape(config.pop("batch_input_shape", None))
+        config.pop("dynamic", None)  # of Keras 2
         with serialization.scope(custom_objects):
             try:
                 layer = cls(**config)
             except TypeError as error:
                 raise TypeError(f"{cls.__name__} cannot be made from its config: {error}") from error
-        if shape is not None:
-            layer._batch_input_shape = tuple(shape)
+        layer._batch_input_shape = shape
         return layer
 
     def save(self, path):
@@ -625,10 +628,15 @@ class Embedding:
 
 
 def _check_batch_input_shape(shape):
-    """None, or a list of ints and None."""
-    sizes = () if shape is None else shape
-    if not isinstance(sizes, (list, tuple)) or not all(n is None or type(n) is int for n in sizes):
+    """None, or a tuple of ints and None; flat, though Keras 2.9 writes (None, (3, 5)) for an input_length of (3, 5)."""
+    if shape is None:
+        return None
+    sizes = []
+    for item in shape if isinstance(shape, (list, tuple)) else [shape]:
+        sizes += item if isinstance(item, (list, tuple)) else [item]
+    if not isinstance(shape, (list, tuple)) or not all(n is None or type(n) is int for n in sizes):
         raise TypeError(f"`batch_input_shape` must be a list of integers. Received: batch_input_shape={shape!r}")
+    return tuple(sizes)
 
 
 def _flag(name, value):
