@@ -4,6 +4,7 @@ Do not break: a config is data from a stranger. Whatever is in it, reading it en
 TypeError; nothing is imported, and no file is made.
 """
 
+import contextlib
 import copy
 import json
 import os
@@ -159,7 +160,7 @@ def test_all_generations_of_layer_configs():
         assert layer([[1]]).shape == (1, 1, D)
 
 
-# ---- what is wrong is named ----------------------------------------------------------------------------------------------
+# ---- what is wrong is named --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", LAYERS)
@@ -202,7 +203,7 @@ def test_what_is_no_config(wrong):
             serialization.deserialize(wrong)
 
 
-# ---- objects of one's own --------------------------------------------------------------------------------------------------
+# ---- objects of one's own ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -342,12 +343,12 @@ def test_arrays_as_initializers():
             initializers.get(broken)
 
 
-# ---- configs made to do harm -------------------------------------------------------------------------------------------------
+# ---- configs made to do harm -------------------------------------------------------------------------
 
 same = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 EXTREMES = [10**400, -(10**400), 2**63, -1, 0, 1e308, -1e308, float("nan"), float("inf"), "", "\0", "a" * 10_000, None]
 MODULES = ["os", "subprocess", "builtins", "antigravity", "this", "xml.dom.minidom", "keras.layers", "fastembed.saving"]
-NAMES = ["system", "Popen", "eval", "exec", "__import__", "print", "open", "Embedding", "L2", "SGD", "Zeros", "function"]
+NAMES = ["system", "Popen", "eval", "exec", "__import__", "print", "open", "Embedding", "L2", "SGD", "function"]
 names = st.sampled_from([*NAMES, "__numpy__", "lambda", "os.system", "__class__", "__init__", "MaxNorm", "get"])
 scalars = st.sampled_from([*EXTREMES, *NAMES]) | st.integers() | st.floats() | st.text(max_size=8) | st.booleans()
 keys = st.sampled_from([*KEYS, *OLD_KEYS, "path", "weights", "self", "cls", "l1", "axis", "learning_rate", "dtype"])
@@ -367,10 +368,8 @@ hostile = st.recursive(scalars, containers, max_leaves=12)
 def harmless(read):
     """read() may end in an object, or a ValueError or TypeError; it imports nothing."""
     before = set(sys.modules)
-    try:
+    with contextlib.suppress(ValueError, TypeError):
         read()
-    except (ValueError, TypeError):
-        pass
     assert set(sys.modules) - before == set()
 
 
@@ -422,10 +421,16 @@ def test_one_wrong_value_in_a_layer(key, value):
 
 
 PARTS = {
-    "initializer": ["RandomUniform", "RandomNormal", "Constant", "VarianceScaling", "HeUniform", "Orthogonal", "Identity"],
+    "initializer": ["RandomUniform", "RandomNormal", "Constant", "VarianceScaling", "HeUniform", "Orthogonal"],
     "regularizer": ["L1", "L2", "L1L2", "OrthogonalRegularizer"],
     "constraint": ["MaxNorm", "MinMaxNorm", "UnitNorm", "NonNeg"],
     "optimizer": ["SGD", "Adagrad", "RowwiseAdagrad", "Adam"],
+    "schedule": ["ExponentialDecay", "PiecewiseConstantDecay", "CosineDecayRestarts"],
+}
+NEEDED = {
+    "ExponentialDecay": {"initial_learning_rate": 0.1, "decay_steps": 10, "decay_rate": 0.5},
+    "PiecewiseConstantDecay": {"boundaries": [10, 20], "values": [0.3, 0.2, 0.1]},
+    "CosineDecayRestarts": {"initial_learning_rate": 0.1, "first_decay_steps": 10},
 }
 
 
@@ -436,17 +441,21 @@ def test_one_wrong_value_in_a_part(kind):
         "regularizer": regularizers.get,
         "constraint": constraints.get,
         "optimizer": optimizers.get,
+        "schedule": fastembed.schedules.get,
     }[kind]
     deep = [1]
     for _ in range(100_000):
         deep = [deep]
     wrong = [*EXTREMES, {}, [], [[1]], {"class_name": "L2", "config": {}}, True, deep, {"deep": deep}, [10**400, 1.5]]
     for name in PARTS[kind]:
-        config = get(name).get_config()
+        config = get({"class_name": name, "config": NEEDED.get(name, {})}).get_config()
         for key in config:
             for value in wrong:
                 for form in ({"class_name": name, "config": {**config, key: value}}, {**config, key: value}):
                     harmless(lambda form=form: get(form))
+                    if kind == "schedule":
+                        rate = {"class_name": "SGD", "config": {"learning_rate": form}}
+                        harmless(lambda rate=rate: optimizers.get(rate).learning_rate)
 
 
 def test_values_past_all_bounds_in_layers():
@@ -455,6 +464,16 @@ def test_values_past_all_bounds_in_layers():
             for make in LAYERS:
                 config = {**make(V, D).get_config(), "lora_rank": 2, key: value}
                 harmless(lambda make=make, config=config: make.from_config(config))
+
+
+def test_sizes_past_64_bits():
+    for size in (2**63, 10**400):
+        for make in LAYERS:
+            for sizes in ((size, D), (V, size)):
+                with pytest.raises(ValueError, match="must be a positive integer below"):
+                    make(*sizes)
+        with pytest.raises(ValueError, match="must be a positive integer below"):
+            fastembed.Table((V, size))
 
 
 def endless():
@@ -534,7 +553,7 @@ def test_what_python_objects_are_no_identifiers():
                 get(other)
 
 
-# ---- files -------------------------------------------------------------------------------------------------------------------
+# ---- files -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -607,7 +626,7 @@ def test_a_path_in_a_saved_config(saved, tmp_path):
     assert not (tmp_path / "layer").exists()
 
 
-# ---- optimizers ----------------------------------------------------------------------------------------------------------------
+# ---- optimizers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PARTS["optimizer"])

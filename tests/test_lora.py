@@ -6,6 +6,7 @@ Do not break: the expected numbers come from the oracle on the effective table, 
 import copy
 import json
 import pickle
+import threading
 import tracemalloc
 
 import numpy as np
@@ -39,7 +40,7 @@ def gradients(dense_vd, a, b, alpha=ALPHA):
     return scale * dense_vd @ b.T, scale * a.T @ dense_vd
 
 
-# ---- look-ups and gradients --------------------------------------------------------------------------------------------
+# ---- look-ups and gradients --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [None, 5, 0.5, 0, -2])
@@ -146,7 +147,7 @@ def test_mixed_precision(dtype, rng):
     assert of_a.to_dense().any()
 
 
-# ---- training ----------------------------------------------------------------------------------------------------------
+# ---- training ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_the_frozen_table_takes_no_update(rng):
         optimizers.SGD().apply_gradients([(gradient, layer.embeddings)])
 
 
-# ---- merging -----------------------------------------------------------------------------------------------------------
+# ---- merging -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", [1, 50, 1 << 20])
@@ -214,7 +215,7 @@ def test_merge_of_a_frozen_layer(rng):
     assert not layer.embeddings.trainable
 
 
-# ---- the Keras surface ---------------------------------------------------------------------------------------------------
+# ---- the Keras surface -------------------------------------------------------------------------------
 
 
 def test_surface(rng):
@@ -241,7 +242,7 @@ def test_surface(rng):
 
 
 def test_get_and_set_weights(rng):
-    layer, w, a, b = with_lora(rng, padding_idx=1)
+    layer, *_ = with_lora(rng, padding_idx=1)
     values = layer.get_weights()
     assert [array.shape for array in values] == [(V, D), (V, RANK), (RANK, D)]
     assert not any(np.shares_memory(x, table.numpy()) for x, table in zip(values, layer.weights, strict=True))
@@ -278,7 +279,27 @@ def test_built_by_the_argument(make, rng):
     assert given.lora_alpha == RANK
 
 
-# ---- configs, copies, files ----------------------------------------------------------------------------------------------
+def test_python_threads_build_it_once(rng):
+    """None of them ever sees the table without A and B."""
+    for _ in range(20):
+        layer = Embedding(2000, D, lora_rank=RANK)
+        seen, start = [], threading.Barrier(8)
+
+        def work(layer=layer, seen=seen, start=start):
+            start.wait(10)
+            layer.build()
+            seen.append((layer.lora_enabled, layer.embeddings.trainable, layer.lora_embeddings_a))
+            layer.lora_gradients([1], np.ones((1, D)))
+
+        running = [threading.Thread(target=work) for _ in range(8)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join(10)
+        assert seen == [(True, False, layer.lora_embeddings_a)] * 8
+
+
+# ---- configs, copies, files --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [Embedding, EmbeddingBag])
@@ -329,7 +350,7 @@ def test_a_table_in_a_file(rng, tmp_path):
     assert not np.array_equal(np.load(path)[1], values[1])
 
 
-# ---- what is refused -----------------------------------------------------------------------------------------------------
+# ---- what is refused ---------------------------------------------------------------------------------
 
 
 def test_refusals(rng):
@@ -412,7 +433,7 @@ def test_bad_ids_and_upstream(rng):
     assert all(map(np.array_equal, layer.get_weights(), before))
 
 
-# ---- memory --------------------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------
 
 
 def test_a_look_up_costs_what_its_batch_costs():

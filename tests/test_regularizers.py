@@ -5,6 +5,7 @@ that formula's values.
 """
 
 import copy
+import itertools
 import json
 import pickle
 
@@ -19,7 +20,7 @@ CLOSE = {"rtol": 2e-5, "atol": 1e-6}
 COMBINERS = ["sum", "mean", "sqrtn", "max"]
 
 
-# ---- the formulas, in float64 -----------------------------------------------------------------------------------------
+# ---- the formulas, in float64 ------------------------------------------------------------------------
 
 
 def l1_l2(x, l1, l2):
@@ -128,7 +129,7 @@ def test_orthogonal_of_one_vector_is_nan_as_in_keras():
             regularizers.OrthogonalRegularizer()(wrong)
 
 
-# ---- ops.sums ------------------------------------------------------------------------------------------------------
+# ---- ops.sums ----------------------------------------------------------------------------------------
 
 SIZES = [0, 1, 3, 15, 16, 17, 1023, 1024, 1025, 65535, 65536, 65537, 3 * 65536 + 1031]
 
@@ -178,7 +179,7 @@ def test_sums_refuse():
             ops.sums(wrong)
 
 
-# ---- losses --------------------------------------------------------------------------------------------------------
+# ---- losses ------------------------------------------------------------------------------------------
 
 
 def table_of(rng):
@@ -248,7 +249,7 @@ def test_a_failed_look_up_leaves_the_losses(rng):
         assert layer.losses == before
 
 
-# ---- gradients of layers -------------------------------------------------------------------------------------------
+# ---- gradients of layers -----------------------------------------------------------------------------
 
 
 KINDS = ["2-D", "1-D", "a number", "ragged", "nested", "3-D"]
@@ -386,7 +387,7 @@ def test_descent_lowers_the_penalty(rng):
         for _ in range(20):
             optimizers.SGD(0.5).apply([layer.regularization_gradient()], [layer.embeddings])
             losses.append(layer.losses[0])
-        assert all(after < before for before, after in zip(losses, losses[1:], strict=False)), regularizer
+        assert all(after < before for before, after in itertools.pairwise(losses)), regularizer
 
 
 def test_frozen_layers(rng):
@@ -397,7 +398,7 @@ def test_frozen_layers(rng):
         optimizers.SGD().apply_gradients([(gradient, layer.embeddings)])
 
 
-# ---- regularizers of one's own -------------------------------------------------------------------------------------
+# ---- regularizers of one's own -----------------------------------------------------------------------
 
 
 class Centred(regularizers.Regularizer):
@@ -441,7 +442,7 @@ def test_a_function_gives_losses_and_cannot_train(rng):
         layer.gradient([1], np.ones((1, D)))
 
 
-# ---- names, configs, wrong values ------------------------------------------------------------------------------------
+# ---- names, configs, wrong values --------------------------------------------------------------------
 
 
 def test_names():
@@ -494,7 +495,7 @@ def test_wrong_factors(value):
         lambda: regularizers.L1L2(l2=value),
         lambda: regularizers.OrthogonalRegularizer(value),
     ):
-        with pytest.raises(ValueError, match="must be a (finite )?number of at least 0"):
+        with pytest.raises(ValueError, match=r"must be a (finite )?number of at least 0"):
             make()
 
 

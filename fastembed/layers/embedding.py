@@ -268,9 +268,11 @@ class Embedding:
                 f"`weights` must be a list of {number} arrays. Received: {type(weights).__name__} of "
                 f"{len(weights) if hasattr(weights, '__len__') else 'no'} arrays"
             )
-        of_lora = [self._check_weights(array, table.shape) for table, array in zip(self.weights[1:], weights[1:], strict=True)]
+        pairs = list(zip(self.weights[1:], weights[1:], strict=True))
+        for table, array in pairs:
+            self._check_weights(array, table.shape)
         self._assign(weights[0])
-        for table, array in zip(self.weights[1:], of_lora, strict=True):
+        for table, array in pairs:
             table.assign(array)
         if self._lora is not None:
             self._clear_padding(self._lora.a)
