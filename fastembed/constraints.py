@@ -68,12 +68,16 @@ class _Norm(Constraint):
 
     def _set_axis(self, axis):
         axes = axis if isinstance(axis, (list, tuple)) else [axis]
-        if not all(isinstance(a, (int, np.integer)) and not isinstance(a, bool) and -8 <= a < 8 for a in axes):
-            raise ValueError(f"`axis` must be an integer or a list of them. Received: axis={axis!r}")
-        self.axis = [int(a) for a in axis] if isinstance(axis, (list, tuple)) else int(axis)
+        if axis is not None and not all(
+            isinstance(a, (int, np.integer)) and not isinstance(a, bool) and -8 <= a < 8 for a in axes
+        ):
+            raise ValueError(f"`axis` must be an integer, a list of them or None. Received: axis={axis!r}")
+        self.axis = [int(a) for a in axis] if isinstance(axis, (list, tuple)) else None if axis is None else int(axis)
 
     @property
     def _axes(self):
+        if self.axis is None:
+            return (0, 1)
         return tuple(self.axis) if isinstance(self.axis, list) else (self.axis,)
 
     @property
@@ -88,7 +92,8 @@ class _Norm(Constraint):
 
     def __call__(self, w):
         w = np.asarray(w)
-        return w * self._factor(np.sqrt(np.sum(np.square(w, dtype=np.float64), axis=self._axes, keepdims=True)))
+        axes = None if self.axis is None else self._axes
+        return w * self._factor(np.sqrt(np.sum(np.square(w, dtype=np.float64), axis=axes, keepdims=True)))
 
     def _blocks(self, table_vd):
         size = max(1, _BLOCK // table_vd.shape[1])
@@ -124,7 +129,8 @@ class MaxNorm(_Norm):
     Args:
         max_value: float >= 0.
         axis: int or list of ints, along which norms are taken. 1: each row has one, which is what a table of embeddings
-            wants. 0 (Keras's default): each column has one, and every update goes over the whole table.
+            wants. 0 (Keras's default): each column has one, and every update goes over the whole table. None or [0, 1]:
+            one of the whole table.
 
     Raises:
         ValueError: wrong values.
@@ -189,6 +195,10 @@ class MinMaxNorm(_Norm):
 
     def get_config(self):
         return {"min_value": self.min_value, "max_value": self.max_value, "rate": self.rate, "axis": self.axis}
+
+
+# Keras's other names of the classes.
+max_norm, min_max_norm, non_neg, unit_norm = MaxNorm, MinMaxNorm, NonNeg, UnitNorm
 
 
 class _Function(Constraint):

@@ -389,7 +389,8 @@ class Adam(Optimizer):
 
     def hyper(self, rate):
         t = self.iterations
-        corrected = rate * (1 - self.beta_2**t) ** 0.5 / (1 - self.beta_1**t)
+        beta_1, beta_2 = float(np.float32(self.beta_1)), float(np.float32(self.beta_2))  # as the step rounds them
+        corrected = rate * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t)
         return {
             "learning_rate": corrected,
             "beta_1": self.beta_1,
@@ -419,4 +420,6 @@ def get(identifier):
         >>> fastembed.optimizers.get("sgd")
         SGD(name='sgd', learning_rate=0.01, momentum=0.0, nesterov=False)
     """
+    if isinstance(identifier, str):  # Keras does not look at case here
+        identifier = _ALIASES.get(identifier.lower(), identifier)
     return serialization.get(identifier, "optimizer")

@@ -76,7 +76,7 @@ class L1(L1L2):
     """l1 sum |x|
 
     Args:
-        l1: float >= 0.
+        l1: float >= 0; `l` in Keras 2.
 
     Source: keras.regularizers.L1.
 
@@ -85,12 +85,8 @@ class L1(L1L2):
         2.0
     """
 
-    def __init__(self, l1=0.01):
-        super().__init__(l1=_factor("l1", l1, 0.01))
-
-    @classmethod
-    def from_config(cls, config):
-        return super().from_config(_renamed(config, "l1"))
+    def __init__(self, l1=0.01, **old):
+        super().__init__(l1=_factor("l1", _old_name(old, l1), 0.01))
 
     def get_config(self):
         return {"l1": _float32(self.l1)}  # as Keras 3 rounds it, though not in L2
@@ -100,7 +96,7 @@ class L2(L1L2):
     """l2 sum x^2
 
     Args:
-        l2: float >= 0.
+        l2: float >= 0; `l` in Keras 2.
 
     Source: keras.regularizers.L2.
 
@@ -109,12 +105,8 @@ class L2(L1L2):
         5.0
     """
 
-    def __init__(self, l2=0.01):
-        super().__init__(l2=_factor("l2", l2, 0.01))
-
-    @classmethod
-    def from_config(cls, config):
-        return super().from_config(_renamed(config, "l2"))
+    def __init__(self, l2=0.01, **old):
+        super().__init__(l2=_factor("l2", _old_name(old, l2), 0.01))
 
     def get_config(self):
         return {"l2": self.l2}
@@ -228,9 +220,11 @@ def _blocks(rows, width):
         yield rows[start : start + size]
 
 
-def _renamed(config, name):
-    """A config in which Keras 2's `l` has its later name."""
-    return {name if key == "l" else key: value for key, value in config.items()}
+def _old_name(old, value):
+    """A factor, which Keras 2 also took as `l`."""
+    if set(old) - {"l"}:
+        raise TypeError(f"a regularizer takes its factors alone. Received: {sorted(old)}")
+    return old.get("l", value)
 
 
 def _float32(value):
@@ -261,6 +255,9 @@ def l1_l2(l1=0.01, l2=0.01):
     return L1L2(l1, l2)
 
 
+# Keras's other names of the classes.
+l1, l2, orthogonal_regularizer = L1, L2, OrthogonalRegularizer
+
 _CLASSES = {cls.__name__: cls for cls in (L1, L2, L1L2, OrthogonalRegularizer)}
 _ALIASES = {
     "l1": "L1",
@@ -283,4 +280,7 @@ def get(identifier):
     """
     if isinstance(identifier, str) and identifier == "l1_l2":
         return l1_l2()
+    if isinstance(identifier, dict) and identifier.get("class_name") == "l1_l2":
+        config = {"l1": 0.01, "l2": 0.01, **(identifier.get("config") or {})}
+        identifier = {**identifier, "class_name": "L1L2", "config": config}
     return serialization.get(identifier, "regularizer")

@@ -249,7 +249,7 @@ def get(identifier, kind):
     """An object of `kind` from None, an instance, a class, a callable, a name or an envelope."""
     if identifier is None or (callable(identifier) and not isinstance(identifier, type)):
         return identifier
-    if isinstance(identifier, dict):
+    if isinstance(identifier, dict) and "class_name" in identifier:
         check_config(identifier)
         return _deserialize(identifier, [kind])
     found = _find(identifier, [kind]) if isinstance(identifier, str) else identifier

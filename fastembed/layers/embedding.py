@@ -35,7 +35,8 @@ class Embedding:
     Args:
         input_dim: int, rows of the table; ids lie in [0, input_dim).
         output_dim: int, the length of a row.
-        embeddings_initializer: what the table holds at first: a Keras name, config, instance, callable or array.
+        embeddings_initializer: what the table holds at first: a Keras name, config, instance, callable or array; None
+            for GlorotUniform, Keras's default for any weight.
         embeddings_regularizer: a penalty on the table, or None; see `losses` and `gradient`.
         activity_regularizer: a penalty on what look-ups return, or None.
         embeddings_constraint: what the table satisfies from the first value on, or None: e.g. MaxNorm(1.0, axis=1).
@@ -91,9 +92,7 @@ class Embedding:
     ):
         self.input_dim = check_size(input_dim, "input_dim")
         self.output_dim = check_size(output_dim, "output_dim")
-        self.embeddings_initializer = initializers.get(
-            "uniform" if embeddings_initializer is None else embeddings_initializer
-        )
+        self.embeddings_initializer = initializers.get(embeddings_initializer)
         self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self.embeddings_constraint = constraints.get(embeddings_constraint)
@@ -136,7 +135,7 @@ class Embedding:
 
         def fill(table):
             if weights is None:
-                self.embeddings_initializer.fill(table.numpy())
+                (self.embeddings_initializer or initializers.GlorotUniform()).fill(table.numpy())
             else:
                 np.copyto(table.numpy(), weights, casting="unsafe")
             self._clear_padding(table)
@@ -348,7 +347,9 @@ class Embedding:
     def _gradient(self, ids, upstream, weights):
         upstream = self._upstream(ids, upstream, weights)
         slices = IndexedSlices.from_parts(self._parts(ids, upstream, weights), (self.input_dim, self.output_dim))
-        return slices if self._lora is not None else self._regularized(slices, self._table)
+        if self._lora is not None or self.embeddings_regularizer is None:
+            return slices
+        return self._regularized(slices, self.embeddings)
 
     def _upstream_shape(self, ids):
         """The shape of what `call` returns, flat."""
@@ -409,12 +410,18 @@ class Embedding:
         return gradient_vd
 
     def compute_mask(self, inputs, mask=None):
-        """Returns None, or with `mask_zero` where the ids are not 0: bool of their shape, a `Ragged` for a `Ragged`."""
+        """Returns None, or with `mask_zero` where the ids are not 0: bool of their shape, a `Ragged` for a `Ragged`.
+
+        Raises:
+            TypeError: with `mask_zero`, inputs that are no numbers.
+        """
         if not self.mask_zero:
             return None
-        if isinstance(inputs, Ragged):
-            return inputs.with_values(np.not_equal(inputs.flat_values, 0))
-        return np.not_equal(inputs, 0)
+        ids = inputs.flat_values if isinstance(inputs, Ragged) else np.asarray(inputs)
+        if ids.dtype.kind not in "biuf":
+            raise TypeError(f"`inputs` must be numbers. Received: inputs of dtype {ids.dtype}")
+        mask = np.not_equal(ids, 0)
+        return inputs.with_values(mask) if isinstance(inputs, Ragged) else mask
 
     def compute_output_shape(self, input_shape):
         """Returns (*input_shape, output_dim), None for an unknown or ragged dimension.
@@ -542,7 +549,7 @@ class Embedding:
         sizes = {"input_dim": self.input_dim, "output_dim": self.output_dim}
         if version == 2:
             lengths = self.input_length if isinstance(self.input_length, tuple) else (self.input_length,)
-            config["batch_input_shape"] = self._batch_input_shape or (None, *lengths)
+            config["batch_input_shape"] = self._batch_input_shape or (None, *(length or None for length in lengths))
             plain = policy.storage == policy.compute
             config["dtype"] = policy.name if plain else {"class_name": "Policy", "config": {"name": policy.name}}
             config |= {**sizes, **parts, "mask_zero": self.mask_zero, "input_length": self.input_length}
@@ -583,18 +590,14 @@ class Embedding:
         if not isinstance(config, dict):
             raise TypeError(f"the config of a layer must be a dict. Received: {config!r}")
         config = dict(config)
-        shape = config.pop("batch_input_shape", None)
-        for of_keras_2 in ("dynamic",):
-            config.pop(of_keras_2, None)
-        if shape is not None and not isinstance(shape, (list, tuple)):
-            raise TypeError(f"`batch_input_shape` must be a list. Received: {shape!r}")
+        shape = _check_batch_input_shape(config.pop("batch_input_shape", None))
+        config.pop("dynamic", None)  # of Keras 2
         with serialization.scope(custom_objects):
             try:
                 layer = cls(**config)
             except TypeError as error:
                 raise TypeError(f"{cls.__name__} cannot be made from its config: {error}") from error
-        if shape is not None:
-            layer._batch_input_shape = tuple(shape)
+        layer._batch_input_shape = shape
         return layer
 
     def save(self, path):
@@ -603,6 +606,18 @@ class Embedding:
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.name!r} input_dim={self.input_dim} output_dim={self.output_dim}>"
+
+
+def _check_batch_input_shape(shape):
+    """None, or a tuple of ints and None; flat, though Keras 2.9 writes (None, (3, 5)) for an input_length of (3, 5)."""
+    if shape is None:
+        return None
+    sizes = []
+    for item in shape if isinstance(shape, (list, tuple)) else [shape]:
+        sizes += item if isinstance(item, (list, tuple)) else [item]
+    if not isinstance(shape, (list, tuple)) or not all(n is None or type(n) is int for n in sizes):
+        raise TypeError(f"`batch_input_shape` must be a list of integers. Received: batch_input_shape={shape!r}")
+    return tuple(sizes)
 
 
 def _flag(name, value):
