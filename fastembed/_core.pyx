@@ -15,7 +15,7 @@ from cython.parallel cimport parallel, threadid
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memmove, memset
+from libc.string cimport memcpy, memmove, memset
 
 cdef extern from "_rows/rows.h" nogil:
     enum: FE_AHEAD
@@ -470,56 +470,27 @@ cdef struct Sort:
     int passes
     uint64_t *keys            # sorted at the end
     uint64_t *other
-    uint32_t *counts          # a histogram for each thread
+    uint32_t *counts          # for each thread, a histogram of each digit
     int64_t *bag_n            # by_position only: the bag of each position
     float *factor_b           # mean and sqrtn only
     int64_t kept              # ids that are not padding
     int bad                   # an id or split was
-    int changed               # ids changed while they were sorted
 
 
 cdef inline int64_t share(int64_t n, int64_t t, int64_t threads) noexcept nogil:
     return n // threads * t + (n % threads) * t // threads
 
 
-cdef void starts_of(Sort *sort, int me, int threads, uint32_t *starts) noexcept nogil:
-    """starts[digit] = where thread `me` puts its first key with this digit: a stable counting sort."""
-    cdef int64_t radix = <int64_t>1 << sort.digit_bits, digit
-    cdef const uint32_t *counts = sort.counts
-    cdef uint32_t at = 0, before
-    cdef int t
-    for digit in range(radix):
-        before = 0
-        for t in range(threads):
-            if t == me:
-                starts[digit] = at + before
-            before += counts[t * 2 * radix + digit]
-        at += before
-    if me == 0:
-        sort.kept = at
-
-
-cdef inline bint count_rows(const id_t *ids, int64_t low, int64_t high, int64_t v, int64_t padding, uint64_t mask,
-                            uint32_t *counts) noexcept nogil:
-    """Adds the last digits of the rows low .. high to `counts`; False if one is no row."""
-    cdef int64_t i, row
-    cdef bint good = True
-    for i in range(low, high):
-        row = ids[i]
-        good &= <uint64_t>row < <uint64_t>v
-        counts[<uint64_t>row & mask] += row != padding
-    return good
-
-
-cdef inline bint place_rows(const id_t *ids, int64_t low, int64_t high, const Sort *sort, uint64_t mask,
-                            uint32_t *starts) noexcept nogil:
-    """The first pass makes the keys on its way. An id that changed since it was counted may not leave the array."""
-    cdef int64_t i, row, at, end, stop, bag = 0, n = sort.ids.n, v = sort.v, padding = sort.ids.padding
-    cdef uint64_t *keys = sort.keys
+cdef inline int64_t make_keys(const id_t *ids, int64_t low, int64_t high, const Sort *sort, uint64_t *keys,
+                              uint32_t *counts) noexcept nogil:
+    """Makes the keys of ids low .. high, reading each id once, and counts their last two digits. Returns how many they
+    are, or -1 if one is no row."""
+    cdef int64_t i, row, end, stop, bag = 0, m = 0, v = sort.v, padding = sort.ids.padding
     cdef int64_t *bag_n = sort.bag_n
-    cdef uint64_t part
+    cdef int part_bits = sort.part_bits, digit_bits = sort.digit_bits
+    cdef uint64_t mask = (<uint64_t>1 << digit_bits) - 1
+    cdef uint32_t *counts_2 = counts + mask + 1
     cdef bint good = True, by_position = sort.by_position or sort.splits == NULL
-    cdef int part_bits = sort.part_bits
     if sort.splits != NULL:
         bag = bag_of(sort.splits, sort.bags, low)
     i = low
@@ -534,32 +505,136 @@ cdef inline bint place_rows(const id_t *ids, int64_t low, int64_t high, const So
                 end = stop
         for i in range(i, end):
             row = ids[i]
-            part = i if by_position else bag
+            good &= <uint64_t>row < <uint64_t>v
             if bag_n != NULL:
                 bag_n[i] = bag
             if row == padding:
                 continue
-            at = starts[<uint64_t>row & mask]
-            if <uint64_t>row < <uint64_t>v and at < n:
-                keys[at] = (<uint64_t>row << part_bits) | part
-                starts[<uint64_t>row & mask] = <uint32_t>(at + 1)
-            else:
-                good = False
+            keys[m] = (<uint64_t>row << part_bits) | <uint64_t>(i if by_position else bag)
+            counts[<uint64_t>row & mask] += 1
+            counts_2[(<uint64_t>row >> digit_bits) & mask] += 1
+            m += 1
         i = end
-    return good
+    return m if good else -1
+
+
+cdef void sort_digit(const uint64_t *keys, uint64_t *other, int64_t m, int shift, uint64_t mask,
+                     uint32_t *counts) noexcept nogil:
+    """Copies m keys to `other`, ordered by the digit at `shift`: a stable counting sort. counts[digit], how often it
+    occurs, becomes the end of its keys."""
+    cdef uint32_t at[4]
+    cdef uint32_t start = 0
+    cdef int64_t i, digit
+    cdef int j
+    for digit in range(<int64_t>mask + 1):
+        at[0] = counts[digit]
+        counts[digit] = start
+        start += at[0]
+    fe_check(start == m)
+    # Four places are found before the first key is written: a processor does not read a count before it knows where the
+    # writes before it go.
+    for i in range(0, m - 3, 4):
+        for j in range(4):
+            digit = (keys[i + j] >> shift) & mask
+            at[j] = counts[digit]
+            counts[digit] = at[j] + 1
+        for j in range(4):
+            other[at[j]] = keys[i + j]
+    for i in range(m - m % 4, m):
+        digit = (keys[i] >> shift) & mask
+        other[counts[digit]] = keys[i]
+        counts[digit] += 1
+
+
+cdef struct Strand:           # what is left of two sorted runs, and where they go as one
+    const uint64_t *a
+    const uint64_t *a_end
+    const uint64_t *b
+    const uint64_t *b_end
+    uint64_t *out
+
+
+cdef inline void merge_step(Strand *s) noexcept nogil:
+    """Moves the smaller key, without a branch, since it can not be predicted."""
+    cdef uint64_t a = s.a[0], b = s.b[0]
+    cdef bint first = a <= b
+    s.out[0] = a if first else b
+    s.out += 1
+    s.a += first
+    s.b += not first
+
+
+cdef inline int64_t sure_steps(const Strand *s) noexcept nogil:
+    """As many steps can not pass the end of a run."""
+    return s.a_end - s.a if s.a_end - s.a < s.b_end - s.b else s.b_end - s.b
+
+
+cdef int64_t taken(const uint64_t *a, int64_t na, const uint64_t *b, int64_t nb, int64_t k) noexcept nogil:
+    """How many of the first k keys of the merged runs come from `a`."""
+    cdef int64_t low = k - nb if k > nb else 0, high = k if k < na else na, middle
+    while low < high:
+        middle = (low + high) // 2
+        if a[middle] <= b[k - middle - 1]:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef void merge(const uint64_t *a, int64_t na, const uint64_t *b, int64_t nb, int64_t low, int64_t high,
+                uint64_t *out) noexcept nogil:
+    """out[low .. high] = keys low .. high of the merged runs, in four strands: a step waits for the one before it."""
+    cdef Strand strands[4]
+    cdef Strand s0, s1, s2, s3
+    cdef int64_t i, k, _, steps
+    cdef int t
+    for t in range(4):
+        k = low + share(high - low, t, 4)
+        i = taken(a, na, b, nb, k)
+        strands[t].a = a + i
+        strands[t].b = b + (k - i)
+        strands[t].out = out + k
+        k = low + share(high - low, t + 1, 4)
+        i = taken(a, na, b, nb, k)
+        strands[t].a_end = a + i
+        strands[t].b_end = b + (k - i)
+    s0, s1, s2, s3 = strands[0], strands[1], strands[2], strands[3]
+    while True:
+        steps = min(sure_steps(&s0), sure_steps(&s1), sure_steps(&s2), sure_steps(&s3))
+        if steps == 0:
+            break
+        for _ in range(steps):
+            merge_step(&s0)
+            merge_step(&s1)
+            merge_step(&s2)
+            merge_step(&s3)
+    strands[0], strands[1], strands[2], strands[3] = s0, s1, s2, s3
+    for t in range(4):
+        while sure_steps(&strands[t]):
+            for _ in range(sure_steps(&strands[t])):
+                merge_step(&strands[t])
+        memcpy(strands[t].out, strands[t].a, (strands[t].a_end - strands[t].a) * sizeof(uint64_t))
+        strands[t].out += strands[t].a_end - strands[t].a
+        memcpy(strands[t].out, strands[t].b, (strands[t].b_end - strands[t].b) * sizeof(uint64_t))
+
+
+cdef inline int64_t kept_by(const Sort *sort, int t, int end) noexcept nogil:
+    """The keys of the threads t .. end: for each the last number that sort_digit left in its first histogram."""
+    cdef int64_t radix = <int64_t>1 << sort.digit_bits, size = max(sort.passes, 2) * radix, kept = 0
+    for t in range(t, end):
+        kept += sort.counts[t * size + radix - 1]
+    return kept
 
 
 cdef void sort_worker(Sort *sort, int me) noexcept nogil:
-    cdef int threads = fe_team_size()
-    cdef int64_t radix = <int64_t>1 << sort.digit_bits
-    cdef uint64_t mask = radix - 1, key
-    cdef uint32_t *counts = sort.counts + me * 2 * radix
-    cdef uint32_t *starts = counts + radix
-    cdef uint64_t *keys
-    cdef uint64_t *other
-    cdef int64_t n = sort.ids.n, i, bag, low, high
-    cdef int pass_, shift
-    cdef bint good
+    """Each thread sorts the keys of its share of the ids in its own cache. Then all threads merge pairs of sorted runs,
+    until there is one. A run begins where the ids of its first thread do."""
+    cdef int threads = fe_team_size(), pass_, shift, width = 1, first, second, end
+    cdef int64_t radix = <int64_t>1 << sort.digit_bits, size = max(sort.passes, 2) * radix
+    cdef uint32_t *counts = sort.counts + me * size
+    cdef uint64_t *keys = sort.keys
+    cdef uint64_t *other = sort.other
+    cdef int64_t n = sort.ids.n, i, bag, low, high, m, na, nb
 
     if sort.factor_b != NULL:
         for bag in range(share(sort.bags, me, threads), share(sort.bags, me + 1, threads)):
@@ -572,47 +647,46 @@ cdef void sort_worker(Sort *sort, int me) noexcept nogil:
 
     low = share(n, me, threads)
     high = share(n, me + 1, threads)
-    # Brings the arrays into the caches line after line; the scattered writes below would do so one by one (1.6 x).
-    memset(sort.keys + low, 0, (high - low) * sizeof(uint64_t))
-    memset(sort.other + low, 0, (high - low) * sizeof(uint64_t))
-    memset(counts, 0, radix * sizeof(uint32_t))
+    # Brings the array into the cache line after line; the scattered writes below would do so one by one.
+    memset(other + low, 0, (high - low) * sizeof(uint64_t))
+    memset(counts, 0, size * sizeof(uint32_t))
     if sort.ids.wide != NULL:
-        good = count_rows(sort.ids.wide, low, high, sort.v, sort.ids.padding, mask, counts)
+        m = make_keys(sort.ids.wide, low, high, sort, keys + low, counts)
     else:
-        good = count_rows(sort.ids.narrow, low, high, sort.v, sort.ids.padding, mask, counts)
-    if not good:
+        m = make_keys(sort.ids.narrow, low, high, sort, keys + low, counts)
+    if m < 0:
         fe_raise(&sort.bad)
-    fe_barrier()
-    if sort.bad:                           # no thread raises it after this: all leave here, or none
-        return
-    starts_of(sort, me, threads, starts)
-    if sort.ids.wide != NULL:
-        good = place_rows(sort.ids.wide, low, high, sort, mask, starts)
-    else:
-        good = place_rows(sort.ids.narrow, low, high, sort, mask, starts)
-    if not good:
-        fe_raise(&sort.changed)
-    fe_barrier()
-
-    fe_check(sort.kept <= n)
-    keys = sort.keys
-    other = sort.other
-    low = share(sort.kept, me, threads)
-    high = share(sort.kept, me + 1, threads)
-    for pass_ in range(1, sort.passes):
+    for pass_ in range(sort.passes if m >= 0 else 0):
         shift = sort.part_bits + pass_ * sort.digit_bits
-        memset(counts, 0, radix * sizeof(uint32_t))
-        for i in range(low, high):
-            counts[(keys[i] >> shift) & mask] += 1
-        fe_barrier()
-        starts_of(sort, me, threads, starts)
-        for i in range(low, high):
-            key = (keys[i] >> shift) & mask
-            fe_check(starts[key] < sort.kept)
-            other[starts[key]] = keys[i]
-            starts[key] += 1
-        fe_barrier()
+        if pass_ > 1:
+            for i in range(low, low + m):
+                counts[pass_ * radix + ((keys[i] >> shift) & (radix - 1))] += 1
+        sort_digit(keys + low, other + low, m, shift, radix - 1, counts + pass_ * radix)
         keys, other = other, keys
+
+    while width < threads:
+        fe_barrier()
+        if sort.bad:                       # no thread raises it after this: all leave here, or none
+            return
+        low = share(kept_by(sort, 0, threads), me, threads)        # this thread writes low .. high of all keys
+        high = share(kept_by(sort, 0, threads), me + 1, threads)
+        first = 0
+        while first < threads:
+            second = min(first + width, threads)
+            end = min(second + width, threads)
+            na = kept_by(sort, first, second)
+            nb = kept_by(sort, second, end)
+            i = share(n, first, threads)
+            merge(keys + i, na, keys + share(n, second, threads), nb, min(max(low, 0), na + nb),
+                  min(max(high, 0), na + nb), other + i)
+            low -= na + nb
+            high -= na + nb
+            first = end
+        keys, other = other, keys
+        width *= 2
+    if me == 0:                            # the others have read it before the first barrier
+        sort.keys = keys
+        sort.kept = kept_by(sort, 0, threads)
 
 
 cdef inline int bits_for(uint64_t count) noexcept nogil:
@@ -677,7 +751,7 @@ def group(const id_t[::1] ids_n not None, const int64_t[::1] splits_b1, const fl
     sort.passes = (row_bits + most - 1) // most
     sort.digit_bits = (row_bits + sort.passes - 1) // sort.passes
     groups.memory = <uint64_t *>malloc(2 * sort.ids.n * sizeof(uint64_t))
-    sort.counts = <uint32_t *>malloc((num_threads * sizeof(uint32_t) * 2) << sort.digit_bits)
+    sort.counts = <uint32_t *>malloc((num_threads * max(sort.passes, 2) * sizeof(uint32_t)) << sort.digit_bits)
     if sort.by_position:
         sort.bag_n = <int64_t *>malloc(sort.ids.n * sizeof(int64_t))
     if sort.splits != NULL and (combiner == _MEAN or combiner == _SQRTN):
@@ -696,9 +770,7 @@ def group(const id_t[::1] ids_n not None, const int64_t[::1] splits_b1, const fl
             sort_worker(sort, threadid())
     free(sort.counts)
     sort.counts = NULL
-    if sort.passes % 2 == 0:
-        sort.keys, sort.other = sort.other, sort.keys
-    return None if sort.bad or sort.changed else groups
+    return None if sort.bad else groups
 
 
 # ---- update --------------------------------------------------------------------------------------------------------
