@@ -159,7 +159,7 @@ class MaxNorm(_Norm):
     """
 
     def __init__(self, max_value=2, axis=0):
-        self.max_value = self.high = _number("max_value", max_value)
+        self.max_value = self.high = serialization.check_number(max_value, "max_value", 0)
         self._set_axis(axis)
 
     def get_config(self):
@@ -204,9 +204,9 @@ class MinMaxNorm(_Norm):
     """
 
     def __init__(self, min_value=0.0, max_value=1.0, rate=1.0, axis=0):
-        self.min_value = self.low = _number("min_value", min_value)
-        self.max_value = self.high = _number("max_value", max_value)
-        self.rate = _number("rate", rate)
+        self.min_value = self.low = serialization.check_number(min_value, "min_value", 0)
+        self.max_value = self.high = serialization.check_number(max_value, "max_value", 0)
+        self.rate = serialization.check_number(rate, "rate", 0)
         self._set_axis(axis)
 
     def get_config(self):
@@ -230,15 +230,6 @@ class _Function(Constraint):
 def for_table(constraint):
     """What a `Table` needs of a constraint, from any callable; None stays None."""
     return constraint if constraint is None or isinstance(constraint, Constraint) else _Function(constraint)
-
-
-def _number(name, value):
-    """An int or float >= 0 that float32 holds, as it was given."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ValueError(f"`{name}` must be a number of at least 0. Received: {name}={value!r}")
-    if not 0 <= value <= float(np.finfo(np.float32).max):
-        raise ValueError(f"`{name}` must be a finite number of at least 0. Received: {name}={value!r}")
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def warn_of_columns(constraint):

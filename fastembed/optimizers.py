@@ -239,15 +239,8 @@ def _matrix(array):
 
 
 def _number(name, value, below=None):
-    """A finite float >= 0 (and < below)."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = -1.0
-    if isinstance(value, str) or not 0 <= number < (float("inf") if below is None else below):
-        limit = "" if below is None else f" and below {below}"
-        raise ValueError(f"`{name}` must be a finite number of at least 0{limit}. Received: {name}={value!r}")
-    return number
+    """A float >= 0 (and < below)."""
+    return float(serialization.check_number(value, name, 0, below))
 
 
 class SGD(Optimizer):

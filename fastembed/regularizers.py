@@ -236,14 +236,8 @@ def _float32(value):
 
 
 def _factor(name, value, default):
-    """A finite float >= 0."""
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ValueError(f"`{name}` must be a number of at least 0. Received: {name}={value!r}")
-    if not 0 <= value <= float(np.finfo(np.float32).max):
-        raise ValueError(f"`{name}` must be a finite number of at least 0. Received: {name}={value!r}")
-    return float(value)
+    """A float >= 0; None is the default."""
+    return default if value is None else float(serialization.check_number(value, name, 0))
 
 
 def l1_l2(l1=0.01, l2=0.01):

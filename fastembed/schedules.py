@@ -6,6 +6,7 @@ May import: serialization. Do not break: a schedule is a pure function of the st
 import math
 
 from fastembed import serialization
+from fastembed.serialization import check_number
 
 
 class LearningRateSchedule(serialization.Configurable):
@@ -31,17 +32,9 @@ class LearningRateSchedule(serialization.Configurable):
         return {}
 
 
-def _numbers(**values):
-    """Finite numbers as they were given."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
-            raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")
-    return values
-
-
 def _steps(name, value):
-    _numbers(**{name: value})
-    if value <= 0:
+    """A number of steps > 0."""
+    if check_number(value, name) <= 0:
         raise ValueError(f"`{name}` must be greater than 0. Received: {name}={value!r}")
     return value
 
@@ -50,15 +43,30 @@ class _Decay(LearningRateSchedule):
     """What the schedules share that fall from `initial_learning_rate` within `decay_steps`."""
 
     def _begin(self, initial_learning_rate, decay_steps, name):
-        _numbers(initial_learning_rate=initial_learning_rate)
-        self.initial_learning_rate, self.name = initial_learning_rate, name
+        self.initial_learning_rate = check_number(initial_learning_rate, "initial_learning_rate")
+        self.name = name
         self.decay_steps = _steps("decay_steps", decay_steps)
 
     def get_config(self):
         return {"initial_learning_rate": self.initial_learning_rate, "decay_steps": self.decay_steps}
 
 
-class ExponentialDecay(_Decay):
+class _RateDecay(_Decay):
+    """Of these, the ones with a `decay_rate`."""
+
+    def __init__(self, initial_learning_rate, decay_steps, decay_rate, staircase=False, name=None):
+        self._begin(initial_learning_rate, decay_steps, type(self).__name__ if name is None else name)
+        self.decay_rate, self.staircase = check_number(decay_rate, "decay_rate"), staircase
+
+    def _done(self, step):
+        done = step / self.decay_steps
+        return math.floor(done) if self.staircase else done
+
+    def get_config(self):
+        return {**super().get_config(), "decay_rate": self.decay_rate, "staircase": self.staircase, "name": self.name}
+
+
+class ExponentialDecay(_RateDecay):
     """initial_learning_rate decay_rate^(step / decay_steps)
 
     Args:
@@ -69,7 +77,7 @@ class ExponentialDecay(_Decay):
         name: str.
 
     Raises:
-        ValueError: a value that is no finite number, or decay_steps below 1.
+        TypeError, ValueError: a value that is no finite number, or decay_steps below 1.
 
     Source: keras.optimizers.schedules.ExponentialDecay.
 
@@ -78,31 +86,12 @@ class ExponentialDecay(_Decay):
         0.025
     """
 
-    def __init__(self, initial_learning_rate, decay_steps, decay_rate, staircase=False, name="ExponentialDecay"):
-        self._begin(initial_learning_rate, decay_steps, name)
-        _numbers(decay_rate=decay_rate)
-        self.decay_rate, self.staircase = decay_rate, staircase
-
     def __call__(self, step):
-        done = step / self.decay_steps
-        return self.initial_learning_rate * self.decay_rate ** (math.floor(done) if self.staircase else done)
-
-    def get_config(self):
-        return {**super().get_config(), "decay_rate": self.decay_rate, "staircase": self.staircase, "name": self.name}
+        return self.initial_learning_rate * self.decay_rate ** self._done(step)
 
 
-class InverseTimeDecay(_Decay):
-    """initial_learning_rate / (1 + decay_rate step / decay_steps)
-
-    Args:
-        initial_learning_rate: float.
-        decay_steps: int > 0.
-        decay_rate: float.
-        staircase: bool; True rounds step / decay_steps down.
-        name: str.
-
-    Raises:
-        ValueError: a value that is no finite number, or decay_steps below 1.
+class InverseTimeDecay(_RateDecay):
+    """initial_learning_rate / (1 + decay_rate step / decay_steps). Arguments: see ExponentialDecay.
 
     Source: keras.optimizers.schedules.InverseTimeDecay.
 
@@ -111,17 +100,8 @@ class InverseTimeDecay(_Decay):
         0.05
     """
 
-    def __init__(self, initial_learning_rate, decay_steps, decay_rate, staircase=False, name="InverseTimeDecay"):
-        self._begin(initial_learning_rate, decay_steps, name)
-        _numbers(decay_rate=decay_rate)
-        self.decay_rate, self.staircase = decay_rate, staircase
-
     def __call__(self, step):
-        done = step / self.decay_steps
-        return self.initial_learning_rate / (1 + self.decay_rate * (math.floor(done) if self.staircase else done))
-
-    def get_config(self):
-        return {**super().get_config(), "decay_rate": self.decay_rate, "staircase": self.staircase, "name": self.name}
+        return self.initial_learning_rate / (1 + self.decay_rate * self._done(step))
 
 
 class PolynomialDecay(_Decay):
@@ -136,7 +116,7 @@ class PolynomialDecay(_Decay):
         name: str.
 
     Raises:
-        ValueError: a value that is no finite number, or decay_steps below 1.
+        TypeError, ValueError: a value that is no finite number, or decay_steps below 1.
 
     Source: keras.optimizers.schedules.PolynomialDecay.
 
@@ -155,8 +135,8 @@ class PolynomialDecay(_Decay):
         name="PolynomialDecay",
     ):
         self._begin(initial_learning_rate, decay_steps, name)
-        _numbers(end_learning_rate=end_learning_rate, power=power)
-        self.end_learning_rate, self.power, self.cycle = end_learning_rate, power, cycle
+        self.end_learning_rate = check_number(end_learning_rate, "end_learning_rate")
+        self.power, self.cycle = check_number(power, "power"), cycle
 
     def __call__(self, step):
         steps = self.decay_steps
@@ -184,7 +164,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         name: str.
 
     Raises:
-        ValueError: as many values as boundaries, or what is no finite number.
+        TypeError, ValueError: as many values as boundaries, or what is no finite number.
 
     Source: keras.optimizers.schedules.PiecewiseConstantDecay.
 
@@ -202,8 +182,9 @@ class PiecewiseConstantDecay(LearningRateSchedule):
                 "`values` must be one more than `boundaries`. Received: "
                 f"{len(values)} values and {len(boundaries)} boundaries"
             )
-        for number in (*boundaries, *values):
-            _numbers(values=number)
+        for name, numbers in (("boundaries", boundaries), ("values", values)):
+            for number in numbers:
+                check_number(number, name)
         self.boundaries, self.values, self.name = boundaries, values, name
 
     def __call__(self, step):
@@ -228,7 +209,7 @@ class CosineDecay(_Decay):
         warmup_steps: int.
 
     Raises:
-        ValueError: a value that is no finite number, or decay_steps below 1.
+        TypeError, ValueError: a value that is no finite number, or decay_steps below 1.
 
     Source: keras.optimizers.schedules.CosineDecay; Loshchilov and Hutter, SGDR, 2017.
 
@@ -242,8 +223,8 @@ class CosineDecay(_Decay):
         self, initial_learning_rate, decay_steps, alpha=0.0, name="CosineDecay", warmup_target=None, warmup_steps=0
     ):
         self._begin(initial_learning_rate, decay_steps, name)
-        _numbers(alpha=alpha, warmup_steps=warmup_steps, warmup_target=warmup_target or 0.0)
-        self.alpha, self.warmup_target, self.warmup_steps = alpha, warmup_target, warmup_steps
+        self.alpha, self.warmup_steps = check_number(alpha, "alpha"), check_number(warmup_steps, "warmup_steps")
+        self.warmup_target = None if warmup_target is None else check_number(warmup_target, "warmup_target")
 
     def __call__(self, step):
         top = self.initial_learning_rate
@@ -276,7 +257,7 @@ class CosineDecayRestarts(LearningRateSchedule):
         name: str.
 
     Raises:
-        ValueError: a value that is no finite number, or first_decay_steps below 1.
+        TypeError, ValueError: a value that is no finite number, or first_decay_steps below 1.
 
     Source: keras.optimizers.schedules.CosineDecayRestarts; Loshchilov and Hutter, SGDR, 2017.
 
@@ -287,12 +268,10 @@ class CosineDecayRestarts(LearningRateSchedule):
     """
 
     def __init__(self, initial_learning_rate, first_decay_steps, t_mul=2.0, m_mul=1.0, alpha=0.0, name="SGDRDecay"):
-        _numbers(initial_learning_rate=initial_learning_rate, t_mul=t_mul, m_mul=m_mul, alpha=alpha)
-        if t_mul < 1:
-            raise ValueError(f"`t_mul` must be at least 1. Received: t_mul={t_mul!r}")
-        self.initial_learning_rate, self.alpha, self.name = initial_learning_rate, alpha, name
+        self.initial_learning_rate = check_number(initial_learning_rate, "initial_learning_rate")
         self.first_decay_steps = _steps("first_decay_steps", first_decay_steps)
-        self.t_mul, self.m_mul = t_mul, m_mul
+        self.t_mul, self.m_mul = check_number(t_mul, "t_mul", 1), check_number(m_mul, "m_mul")
+        self.alpha, self.name = check_number(alpha, "alpha"), name
 
     def __call__(self, step):
         begin, length, top = 0, self.first_decay_steps, self.initial_learning_rate

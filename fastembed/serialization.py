@@ -9,6 +9,8 @@ Keras 3 wraps the config of an object as {"module", "class_name", "config", "reg
 
 import contextlib
 import contextvars
+import math
+import numbers
 import types
 
 import numpy as np
@@ -72,6 +74,26 @@ def scope(custom_objects):
         yield
     finally:
         _custom_objects.reset(token)
+
+
+# ---- values --------------------------------------------------------------------------------------------------------
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def check_number(value, name, least=None, below=None, finite=True):
+    """A Python int or float within float32, from any real number or scalar array; the type that was given stays.
+
+    least, below: the bounds, or None. finite: False lets NaN and infinity pass.
+    """
+    number = value.item() if hasattr(value, "__array__") and np.ndim(value) == 0 else value
+    if isinstance(number, numbers.Real) and not isinstance(number, bool):
+        within = abs(number) <= LARGEST or not (finite or math.isfinite(number))
+        if within and (least is None or number >= least) and (below is None or number < below):
+            return number if type(number) is int else float(number)
+    rule = "a finite number" if finite else "a number"
+    rule += ("" if least is None else f" of at least {least}") + ("" if below is None else f" and below {below}")
+    raise ValueError(f"`{name}` must be {rule}, within float32. Received: {name}={value!r}")
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import numpy as np
 
 from fastembed import ops, serialization
 
-LARGEST = float(np.finfo(np.float32).max)
 _GOLDEN = 0x9E3779B97F4A7C15  # from one key of a SeedGenerator to its next
 _seeds = None  # made when it is needed: importing numpy.random takes as long as all of this package
 
@@ -45,24 +44,6 @@ def _random_key():
 
 
 # ---- checks --------------------------------------------------------------------------------------------------------
-
-
-def check_number(value, name, finite=True):
-    """A Python int or float within float32, from any real number or scalar array; the type that was given stays."""
-    if hasattr(value, "__array__"):
-        array = np.asarray(value)
-        value = array.item() if array.ndim == 0 else value
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = 2 * LARGEST
-    if finite and not math.isfinite(number):
-        raise ValueError(f"`{name}` must be finite. Received: {name}={value!r}")
-    if math.isfinite(number) and abs(number) > LARGEST:
-        raise ValueError(f"`{name}` must fit float32. Received: {name}={value!r}")
-    return value if type(value) is int else number
 
 
 def check_shape(shape):

@@ -1,13 +1,13 @@
 """Initializers without random numbers: constants, arrays, the identity, and functions of yours.
 
-May import: ops, initializers.base. Do not break: whatever is given is checked before anything is written, and no
+May import: ops, serialization, initializers.base. Do not break: whatever is given is checked before anything is written, and no
 second table is made.
 """
 
 import numpy as np
 
-from fastembed import ops
-from fastembed.initializers.base import Initializer, check_number
+from fastembed import ops, serialization
+from fastembed.initializers.base import Initializer
 
 _DTYPES = ["bool", "float16", "float32", "float64", *(f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64))]
 _MOST = 2**20  # elements that a config holds
@@ -61,7 +61,7 @@ class Constant(Initializer):
         if isinstance(value, (list, tuple)) or getattr(value, "shape", ()) != ():
             self.value = _check_array(value, "value")
         else:
-            self.value = check_number(value, "value", finite=False)
+            self.value = serialization.check_number(value, "value", finite=False)
 
     @classmethod
     def of_array(cls, array):
@@ -171,7 +171,7 @@ class Identity(Initializer):
     legacy_keys = ("gain",)
 
     def __init__(self, gain=1.0):
-        self.gain = check_number(gain, "gain")
+        self.gain = serialization.check_number(gain, "gain")
 
     def _write(self, table_vd, first_row, shape):
         if len(shape) != 2:

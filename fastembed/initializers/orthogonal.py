@@ -1,6 +1,6 @@
 """Orthogonal: a random matrix with orthonormal columns, made in the table itself.
 
-May import: ops, initializers.base. Do not break: beside the table there are a chunk of its rows and some d x d
+May import: ops, serialization, initializers.base. Do not break: beside the table there are a chunk of its rows and some d x d
 matrices, never a second table.
 """
 
@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from fastembed import ops
-from fastembed.initializers.base import Seeded, check_number
+from fastembed import ops, serialization
+from fastembed.initializers.base import Seeded
 
 SMALL = 1 << 18  # elements of a matrix that is copied and given to LAPACK
 CHUNK = 1 << 19  # elements that are in float64 at a time
@@ -42,7 +42,7 @@ class Orthogonal(Seeded):
     row_wise = False
 
     def __init__(self, gain=1.0, seed=None):
-        self.gain = check_number(gain, "gain")
+        self.gain = serialization.check_number(gain, "gain")
         self._set_seed(seed)
 
     def _write(self, table_vd, first_row, shape):

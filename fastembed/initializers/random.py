@@ -1,13 +1,13 @@
 """Random initializers: uniform, normal, truncated normal, and those that a layer's fans scale.
 
-May import: ops, initializers.base. Do not break: row r is made of the same random numbers whatever the number of rows,
+May import: ops, serialization, initializers.base. Do not break: row r is made of the same random numbers whatever the number of rows,
 threads and instruction set; only the scale depends on the rows of the whole table.
 """
 
 import math
 
-from fastembed import ops
-from fastembed.initializers.base import LARGEST, Seeded, check_number
+from fastembed import ops, serialization
+from fastembed.initializers.base import Seeded
 
 # The standard deviation of a standard normal that is cut off at -2 and 2.
 TRUNCATED_STDDEV = 0.87962566103423978
@@ -35,8 +35,9 @@ class RandomUniform(Seeded):
     legacy_keys = ("minval", "maxval", "seed")
 
     def __init__(self, minval=-0.05, maxval=0.05, seed=None):
-        self.minval, self.maxval = check_number(minval, "minval"), check_number(maxval, "maxval")
-        if not (self.minval <= self.maxval and abs(self.minval) + abs(self.maxval) < LARGEST):
+        self.minval = serialization.check_number(minval, "minval")
+        self.maxval = serialization.check_number(maxval, "maxval")
+        if not (self.minval <= self.maxval and abs(self.minval) + abs(self.maxval) < serialization.LARGEST):
             raise ValueError(
                 "`minval` must not exceed `maxval`, and their distance must fit float32. Received: "
                 f"minval={minval!r}, maxval={maxval!r}"
@@ -72,8 +73,9 @@ class RandomNormal(Seeded):
     _kind = "normal"
 
     def __init__(self, mean=0.0, stddev=0.05, seed=None):
-        self.mean, self.stddev = check_number(mean, "mean"), check_number(stddev, "stddev")
-        if not (self.stddev >= 0 and abs(self.mean) + 7 * self.stddev < LARGEST):
+        self.mean = serialization.check_number(mean, "mean")
+        self.stddev = serialization.check_number(stddev, "stddev")
+        if not (self.stddev >= 0 and abs(self.mean) + 7 * self.stddev < serialization.LARGEST):
             raise ValueError(
                 f"`stddev` must be at least 0, and values must fit float32. Received: mean={mean!r}, stddev={stddev!r}"
             )
@@ -154,7 +156,7 @@ class VarianceScaling(Seeded):
         input_axes=None,
         output_axes=None,
     ):
-        self.scale = check_number(scale, "scale")
+        self.scale = serialization.check_number(scale, "scale")
         if self.scale <= 0:
             raise ValueError(f"`scale` must be greater than 0. Received: scale={scale!r}")
         if mode not in MODES:
