@@ -174,9 +174,8 @@ def check_config(config):
     for _ in range(MAX_DEPTH):
         inner = {}  # by id: whatever occurs twice, as in a cycle, is looked at once
         for item in level:
-            if isinstance(item, dict):
-                if not all(isinstance(key, str) for key in item):
-                    raise TypeError("a config must have strings as keys. Received: another key")
+            if isinstance(item, dict) and not all(isinstance(key, str) for key in item):
+                raise TypeError("a config must have strings as keys. Received: another key")
             children = item.values() if isinstance(item, dict) else item if isinstance(item, (list, tuple)) else ()
             inner.update((id(child), child) for child in children if isinstance(child, (dict, list, tuple)))
         if not inner:
