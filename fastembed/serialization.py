@@ -17,7 +17,6 @@ import numpy as np
 
 MAX_DEPTH = 32  # of a config; Keras's own have 6 at most
 _PLAIN = (str, int, float, bool, type(None))
-_VALUES = type({}.values())
 _ARRAYS = ("bool", "float16", "float32", "float64", *(f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64)))
 _KERAS = ("keras", "tf_keras", "tensorflow")
 _known = {}  # by kind ("initializer", ...): ({class name: class}, {alias: class name})
@@ -197,12 +196,10 @@ def check_config(config):
     for _ in range(MAX_DEPTH):
         inner = {}  # by id: whatever occurs twice, as in a cycle, is looked at once
         for item in level:
-            if isinstance(item, dict):
-                if not all(isinstance(key, str) for key in item):
-                    raise TypeError("a config must have strings as keys. Received: another key")
-                item = item.values()
-            if isinstance(item, (list, tuple, _VALUES)):
-                inner.update((id(child), child) for child in item if isinstance(child, (dict, list, tuple)))
+            if isinstance(item, dict) and not all(isinstance(key, str) for key in item):
+                raise TypeError("a config must have strings as keys. Received: another key")
+            children = item.values() if isinstance(item, dict) else item if isinstance(item, (list, tuple)) else ()
+            inner.update((id(child), child) for child in children if isinstance(child, (dict, list, tuple)))
         if not inner:
             return
         level = inner.values()

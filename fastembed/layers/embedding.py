@@ -156,8 +156,8 @@ class Embedding:
                 table = Table.new_file(self.path, shape, self._policy.storage, fill, **about)
             else:
                 table = Table(shape, self._policy.storage, self.path, **about)
-            self._lora, self._table = lora, table
             table.trainable = self._trainable and lora is None
+            self._lora, self._table = lora, table  # in this order: a thread that sees the table sees LoRA too
         return made
 
     def adopt(self, table):
