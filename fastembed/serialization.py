@@ -87,7 +87,7 @@ def check_number(value, name, least=None, below=None, finite=True):
     """
     number = value.item() if hasattr(value, "__array__") and np.ndim(value) == 0 else value
     if isinstance(number, numbers.Real) and not isinstance(number, bool):
-        within = abs(number) <= LARGEST or not (finite or math.isfinite(number))
+        within = abs(number) <= LARGEST or (not finite and type(number) is float and not math.isfinite(number))
         if within and (least is None or number >= least) and (below is None or number < below):
             return number if type(number) is int else float(number)
     rule = "a finite number" if finite else "a number"

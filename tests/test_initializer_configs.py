@@ -508,7 +508,7 @@ def test_hostile_seeds_axes_and_constants(value):
         ("RandomUniform", {"minval": "0"}, "`minval` must be a finite number, within float32. Received: minval='0'"),
         ("RandomNormal", {"stddev": -1}, "`stddev` must be at least 0"),
         ("RandomNormal", {"mean": 1e39}, r"`mean` must be a finite number, within float32. Received: mean=1e\+39"),
-        ("TruncatedNormal", {"stddev": np.nan}, "`stddev` must be a finite number, within float32. Received: stddev=nan"),
+        ("TruncatedNormal", {"stddev": np.nan}, "`stddev` must be a finite number, .*Received: stddev=nan"),
         ("VarianceScaling", {"scale": 0}, "`scale` must be greater than 0. Received: scale=0"),
         ("VarianceScaling", {"mode": "fan"}, r"`mode` must be one of \['fan_in', .*Received: mode='fan'"),
         ("VarianceScaling", {"distribution": "t"}, "`distribution` must be one of .*Received: distribution='t'"),

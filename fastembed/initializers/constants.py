@@ -1,6 +1,8 @@
 """Initializers without random numbers: constants, arrays, the identity, and functions of yours.
 
-May import: ops, serialization, initializers.base. Do not break: whatever is given is checked before anything is written, and no
+May import: ops, serialization, initializers.base.
+
+Do not break: whatever is given is checked before anything is written, and no
 second table is made.
 """
 

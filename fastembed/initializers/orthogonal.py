@@ -1,6 +1,8 @@
 """Orthogonal: a random matrix with orthonormal columns, made in the table itself.
 
-May import: ops, serialization, initializers.base. Do not break: beside the table there are a chunk of its rows and some d x d
+May import: ops, serialization, initializers.base.
+
+Do not break: beside the table there are a chunk of its rows and some d x d
 matrices, never a second table.
 """
 

@@ -1,6 +1,8 @@
 """Random initializers: uniform, normal, truncated normal, and those that a layer's fans scale.
 
-May import: ops, serialization, initializers.base. Do not break: row r is made of the same random numbers whatever the number of rows,
+May import: ops, serialization, initializers.base.
+
+Do not break: row r is made of the same random numbers whatever the number of rows,
 threads and instruction set; only the scale depends on the rows of the whole table.
 """
 
