@@ -294,7 +294,7 @@ def get(identifier, kind):
     cls = found if isinstance(found, type) else type(found)
     if cls.__module__.partition(".")[0] in _KERAS and cls.__name__ in classes:
         found = classes[cls.__name__].from_config({} if found is cls else found.get_config())
-    elif found is cls and (cls in classes.values() or hasattr(cls, "get_config")):
+    elif found is cls and (hasattr(cls, "get_config") or any("__call__" in base.__dict__ for base in cls.__mro__)):
         found = cls()
     if _is_of(found, kind):
         return found

@@ -65,7 +65,6 @@ _NAMES = {
 }
 _CLASSES = {name: cls for cls, (others, _) in _NAMES.items() for name in (cls.__name__, *others)}
 _ALIASES = {alias: cls.__name__ for cls, (_, aliases) in _NAMES.items() for alias in aliases}
-_KERAS = {"keras", "tf_keras", "tensorflow"}
 serialization.know("initializer", _CLASSES, _ALIASES)
 
 
@@ -92,30 +91,10 @@ def get(identifier):
         >>> fastembed.initializers.get(np.eye(3))
         Constant(value=<float64 (3, 3)>)
     """
-    if isinstance(identifier, type) and identifier not in _NAMES:
-        identifier = _from_class(identifier)
-    if _is_plain(identifier):
+    if isinstance(identifier, type) or not hasattr(identifier, "__array__"):
         identifier = serialization.get(identifier, "initializer")
     if identifier is None or isinstance(identifier, Initializer):
         return identifier
-    cls = type(identifier)
-    if cls.__module__.partition(".")[0] in _KERAS and cls.__name__ in _CLASSES:
-        return _CLASSES[cls.__name__].from_config(identifier.get_config())
     if hasattr(identifier, "__array__"):
         return Constant.of_array(np.asarray(identifier))
-    if not callable(identifier):
-        raise TypeError(f"an initializer must be callable with (shape, dtype=...). Received: {identifier!r}")
     return Function(identifier)
-
-
-def _is_plain(identifier):
-    """True for what is neither an object to call nor an array."""
-    is_object = callable(identifier) or hasattr(identifier, "__array__")
-    return isinstance(identifier, type) or not is_object
-
-
-def _from_class(cls):
-    """An instance of a class of the user, ours of one of Keras, or the class where it makes no initializers."""
-    if cls.__module__.partition(".")[0] in _KERAS and cls.__name__ in _CLASSES:
-        return _CLASSES[cls.__name__]()
-    return cls() if any("__call__" in base.__dict__ for base in cls.__mro__) else cls
