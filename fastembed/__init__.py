@@ -15,7 +15,7 @@ if any(_exists(_join(folder, "late_interaction")) for folder in __path__):
         "the other one: pip uninstall fastembed && pip install --force-reinstall --no-deps fastembed-cython"
     )
 
-from fastembed import initializers, ops, optimizers, saving, serialization
+from fastembed import formats, initializers, ops, optimizers, saving, serialization
 from fastembed._config import show_config
 from fastembed._version import __version__
 from fastembed.initializers import set_random_seed
@@ -33,6 +33,7 @@ __all__ = [
     "Ragged",
     "Table",
     "__version__",
+    "formats",
     "get_num_threads",
     "initializers",
     "load",
