@@ -17,6 +17,7 @@ if any(_exists(_join(folder, "late_interaction")) for folder in __path__):
 
 from fastembed import (
     constraints,
+    formats,
     initializers,
     layers,
     ops,
@@ -45,6 +46,7 @@ __all__ = [
     "Table",
     "__version__",
     "constraints",
+    "formats",
     "get_num_threads",
     "initializers",
     "layers",

@@ -4,7 +4,10 @@ May import: table, serialization. Do not break: at every moment the path holds t
 A save is written beside its place, forced to disk, and put there by one rename; a failed one leaves nothing behind.
 """
 
+import contextlib
+import copy
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -16,7 +19,7 @@ import numpy as np
 from fastembed import serialization
 from fastembed.table import Table, open_npy
 
-_CHUNK = 64 << 20  # bytes written at a time
+CHUNK = 64 << 20  # bytes read or written at a time
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -57,13 +60,24 @@ def save(layer, path):
             with weight.lock:
                 _write_array(os.path.join(beside, f"{weight.name}.npy"), weight.numpy())
         with open(os.path.join(beside, "config.json"), "w", encoding="utf-8") as file:
-            json.dump(serialization.serialize(layer), file, indent=2)
+            json.dump(_envelope(layer), file, indent=2)
             _to_disk(file)
         _directory_to_disk(beside)
         _put(beside, path)
         _directory_to_disk(parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # what failed, or the save that was replaced
+
+
+def _envelope(layer):
+    """The layer's class and config. An initializer that cannot be written (a function that nobody registered, a large
+    array) is left out: its values are in the table."""
+    try:
+        return serialization.serialize(layer)
+    except (TypeError, ValueError):
+        bare = copy.copy(layer)
+        bare.embeddings_initializer = None
+        return serialization.serialize(bare)
 
 
 def load(path, mmap_mode=None, custom_objects=None):
@@ -147,10 +161,36 @@ def _write_array(path, array_vd):
     with open(path, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(array_vd)
         np.lib.format.write_array_header_1_0(file, header)
-        octets = memoryview(array_vd.reshape(-1).view(np.uint8))
-        for start in range(0, len(octets), _CHUNK):
-            file.write(octets[start : start + _CHUNK])
+        file.writelines(pieces(array_vd))
         _to_disk(file)
+
+
+def pieces(array_vd):
+    """The bytes of a C-contiguous array, in chunks, without a copy."""
+    octets = memoryview(array_vd.reshape(-1).view(np.uint8))
+    for start in range(0, len(octets), CHUNK):
+        yield octets[start : start + CHUNK]
+
+
+@contextlib.contextmanager
+def new_file(path):
+    """The name of a file beside `path`, for the block to make; it is then forced to disk and takes the name `path` at
+    one stroke. After an error it is gone, and `path` is as it was."""
+    path = os.path.abspath(os.fspath(path))
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    beside = os.path.join(parent, f".{name}.{os.urandom(6).hex()}.saving")
+    try:
+        yield beside
+        with open(beside, "r+b") as file:
+            _to_disk(file)
+        os.replace(beside, path)
+        _directory_to_disk(parent)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
 
 
 def _to_disk(file):

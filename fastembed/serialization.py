@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import math
 import numbers
+import re
 import types
 
 import numpy as np
@@ -55,6 +56,12 @@ def register_serializable(package="Custom", name=None):
         return thing
 
     return register
+
+
+def snake_case(name):
+    """The name of a class as Keras writes it in names of layers and files: EmbeddingBag is embedding_bag."""
+    words = re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", re.sub(r"\W", "", name))
+    return words.lower()
 
 
 def know(kind, classes, aliases=types.MappingProxyType({})):

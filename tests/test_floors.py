@@ -19,9 +19,9 @@ PACKAGE = Path(fastembed.__file__).parent
 # From the roof to the ground; what stands on one floor may use each other.
 FLOORS = [
     {"__init__"},
-    {"_config", "layers"},
+    {"_config", "formats", "layers"},
     {"saving"},
-    {"constraints", "formats", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
+    {"constraints", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
     {"ragged", "slices", "table"},
     {"ops"},
     {"_core", "_version", "dtypes", "threads"},
@@ -30,6 +30,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 MODULES = sorted(FILES)  # "ops", "layers", "layers.embedding", ...
+EXTRAS = {"formats.hdf5": {"h5py"}}  # imported inside functions, where they are needed
 
 
 def floor(module):
@@ -62,6 +63,7 @@ def imports(module):
 def test_all_modules_are_found():
     assert {"layers", "ops", "table", "saving"} <= set(MODULES)
     assert [name for name in MODULES if name.partition(".")[0] not in FLOOR] == []
+    assert set(EXTRAS) <= set(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -71,7 +73,8 @@ def test_imports_go_down(module):
             assert floor(name) >= floor(module), f"{module} imports {name}, which stands above it"
             assert name != "_core" or module == "ops", f"{module} imports _core, which only ops may"
         else:
-            assert first == "numpy" or first in sys.stdlib_module_names, f"{module} imports {first}"
+            allowed = {"numpy", *sys.stdlib_module_names, *EXTRAS.get(module, ())}
+            assert first in allowed, f"{module} imports {first}"
 
 
 @pytest.mark.parametrize("module", [*MODULES, "_core"])
@@ -145,12 +148,15 @@ def test_no_framework_is_imported(run_python):
     program = """
         import sys
         import fastembed
+        fastembed.formats.load
         print(sorted({name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names))
+        print(sorted(name for name in sys.modules if name.startswith("fastembed.formats.")))
     """
-    imported = set(ast.literal_eval(run_python(program)))
+    imported, formats = map(ast.literal_eval, run_python(program).splitlines())
     frameworks = {"torch", "keras", "tensorflow", "jax", "scipy", "pandas", "numba", "tqdm", "matplotlib", "Cython"}
-    assert imported & frameworks == set()
-    assert {"numpy", "fastembed"} <= imported
+    assert set(imported) & (frameworks | set().union(*EXTRAS.values())) == set()
+    assert {"numpy", "fastembed"} <= set(imported)
+    assert formats == []
 
 
 def test_nothing_lasts(run_python):

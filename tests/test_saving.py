@@ -96,7 +96,7 @@ def test_relative_path_and_missing_folders(tmp_path, monkeypatch):
 
 
 def test_large_tables_are_written_in_pieces(path, monkeypatch):
-    monkeypatch.setattr(saving, "_CHUNK", 1000)
+    monkeypatch.setattr(saving, "CHUNK", 1000)
     layer = Embedding(500, 7)
     layer.save(path)
     assert np.array_equal(np.load(path / "embeddings.npy"), layer.embeddings.numpy())

@@ -6,7 +6,6 @@ arguments and the tables alone; a look-up changes nothing but the activity loss,
 
 import itertools
 import os
-import re
 
 import numpy as np
 
@@ -23,7 +22,7 @@ _names_lock = Lock()
 
 def _automatic_name(cls):
     """embedding, embedding_1, ... as Keras counts."""
-    base = re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+    base = serialization.snake_case(cls.__name__)
     with _names_lock:
         number = next(_names.setdefault(base, itertools.count()))
     return f"{base}_{number}" if number else base
@@ -516,6 +515,11 @@ class Embedding:
             self._lora.merge_into(self._table.numpy())
         self._lora = self.lora_rank = self.lora_alpha = None
         self._table.trainable = self._trainable
+
+    def merged_pieces(self):
+        """Yields the bytes of the rows that look-ups give, in chunks: the table, with LoRA's change in it."""
+        table_vd = self.embeddings.numpy()
+        return saving.pieces(table_vd) if self._lora is None else self._lora.merged(table_vd)
 
     def lora_gradients(self, ids, upstream):
         """The gradients of A and B.

@@ -58,9 +58,20 @@ class Lora:
         scaled_nd = self.scale * upstream_nd
         return scaled_nd @ self.b.numpy().T, looked_up_nr.T @ scaled_nd
 
-    def merge_into(self, table_vd):
-        """Adds the change to a table, block by block."""
+    def _changes(self, table_vd):
+        """The change of a table, block by block: the rows, and what is added to them."""
         scaled_b = self.scale * self.b.numpy()
-        rows = max(1, _BLOCK // table_vd.shape[1])
-        for start in range(0, len(table_vd), rows):
-            table_vd[start : start + rows] += self.a.numpy()[start : start + rows] @ scaled_b
+        step = max(1, _BLOCK // table_vd.shape[1])
+        for start in range(0, len(table_vd), step):
+            rows = slice(start, start + step)
+            yield rows, self.a.numpy()[rows] @ scaled_b
+
+    def merge_into(self, table_vd):
+        """Adds the change to a table."""
+        for rows, change in self._changes(table_vd):
+            table_vd[rows] += change
+
+    def merged(self, table_vd):
+        """The bytes of a table with the change, in blocks."""
+        for rows, change in self._changes(table_vd):
+            yield memoryview(table_vd[rows] + change).cast("B")
