@@ -300,6 +300,18 @@ def test_a_config_that_cannot_be_written(path):
     assert holds(path, 1)
 
 
+@pytest.mark.parametrize(
+    "initializer", [lambda shape, dtype=None: np.full(shape, 2), np.full((3 << 19, 1), 2.0)], ids=["lambda", "array"]
+)
+def test_an_initializer_that_cannot_be_written(path, initializer):
+    """Its values are in the table."""
+    layer = Embedding(3 << 19, 1, embeddings_initializer=initializer)
+    with pytest.raises((TypeError, ValueError)):
+        layer.get_config()
+    layer.save(path)
+    assert (fastembed.load(path).embeddings.numpy() == 2).all()
+
+
 def test_an_interrupt(path, monkeypatch):
     make(1).save(path)
 

@@ -125,7 +125,8 @@ def read(data, table_vd):
 
 def pieces(fill, array_vd, rows, folder):
     """The bytes of a new HDF5 file, one piece after the other. `fill(file)` makes all of it and returns the dataset for
-    a matrix like `array_vd`, whose bytes are `rows`; a temporary file in `folder` has everything else, and a hole for the matrix."""
+    a matrix like `array_vd`, whose bytes are `rows`; a temporary file in `folder` has everything else, and a hole for
+    the matrix."""
     with tempfile.TemporaryFile(dir=folder) as frame:
         with h5py().File(frame, "w") as file:
             data = fill(file)
