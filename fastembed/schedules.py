@@ -182,9 +182,9 @@ class PiecewiseConstantDecay(LearningRateSchedule):
                 "`values` must be one more than `boundaries`. Received: "
                 f"{len(values)} values and {len(boundaries)} boundaries"
             )
-        for name, numbers in (("boundaries", boundaries), ("values", values)):
+        for argument, numbers in (("boundaries", boundaries), ("values", values)):
             for number in numbers:
-                check_number(number, name)
+                check_number(number, argument)
         self.boundaries, self.values, self.name = boundaries, values, name
 
     def __call__(self, step):
