@@ -306,7 +306,7 @@ def run(args):
     print(f"table:  {ROWS:,} x {DIM}, {len(subwords.values) / len(names):.0f} rows a word")
 
     before = ranking(bag(subwords), contexts, words_p, candidates_pc)
-    total = min(args.words or (1_500_000 if args.quick else 45_000_000), 200 * len(text_n))
+    total = min(args.words or (1_500_000 if args.quick else 36_000_000), 200 * len(text_n))
     total = -(-total // BATCH) * BATCH
     trained = train(bag, contexts, subwords, sampler, total)
     try:
