@@ -522,8 +522,9 @@ def test_zips_of_other_kinds(tmp_path, items):
 
 @pytest.mark.parametrize("suffix", SUFFIXES[:3])
 def test_damage(suffix, tmp_path, rng):
-    """Files that were cut, and files with other bytes: they load or raise, and nothing hangs."""
-    layer = Embedding(40, 3, name="items")
+    """Files that were cut, and files with other bytes: they load or raise. The same ones each time: of some 40,000 one
+    holds up HDF5 2.0 itself, where the list of what is free in a heap goes round in circles."""
+    layer = Embedding(40, 3, initializers.RandomUniform(seed=1), name="items")
     good, path = tmp_path / f"good{suffix}", tmp_path / f"bad{suffix}"
     formats.save(layer, good)
     content = good.read_bytes()

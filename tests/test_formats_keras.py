@@ -183,8 +183,9 @@ def test_their_dtypes(dtype, suffix, tmp_path):
         Embedding(V, D, initializers.RandomNormal(stddev=0.3, seed=3), trainable=False, input_length=3, padding_idx=2),
         Embedding(1, 1, "ones"),
         Embedding(50_000, 33, name="larger"),
+        Embedding(V, D, dtype="mixed_float16"),
     ],
-    ids=["plain", "frozen", "smallest", "larger"],
+    ids=["plain", "frozen", "smallest", "larger", "mixed"],
 )
 def test_our_layer(layer, tmp_path, monkeypatch):
     monkeypatch.setattr(fastembed.saving, "CHUNK", 100_000)
@@ -200,6 +201,7 @@ def test_our_layer(layer, tmp_path, monkeypatch):
             key: expected[key] for key in ("name", "trainable", "mask_zero")
         }
         assert theirs.get_config()["embeddings_initializer"] == expected["embeddings_initializer"]
+        assert theirs.dtype_policy.name == layer.dtype_policy
         assert np.array_equal(keras.ops.convert_to_numpy(model(ids)), layer(ids))
         again = save(model, tmp_path / f"again{suffix}")
         assert bits(formats.load(again)) == bits(layer)

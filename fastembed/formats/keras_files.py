@@ -367,6 +367,8 @@ def _model2(layer):
     """The config of a Sequential as Keras 2 writes it."""
 
     config = {key: value for key, value in layer.get_config(version=2).items() if key in _KEYS}
+    # A name is read by both; Keras 2's own form of a mixed policy by Keras 2 alone.
+    config["dtype"] = layer.dtype_policy
     layers = [
         {"class_name": "InputLayer", "config": {"batch_input_shape": [None, None], **_input(layer)}},
         {"class_name": "Embedding", "config": config},
