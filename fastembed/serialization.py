@@ -102,6 +102,17 @@ def check_number(value, name, least=None, below=None, finite=True):
     raise ValueError(f"`{name}` must be {rule}, within float32. Received: {name}={value!r}")
 
 
+def check_array(value, name):
+    """An array of numbers, from anything that NumPy makes one of."""
+    try:
+        array = np.asarray(value)
+    except (OverflowError, RecursionError) as error:
+        raise ValueError(f"`{name}` must be an array of numbers. Received: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"`{name}` must be an array of numbers. Received: {array.dtype} of shape {array.shape}")
+    return array
+
+
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +242,7 @@ def _deserialize(config, kinds):
         raise TypeError(f"a serialized {what} must be a dict with a 'class_name'. Received: {config!r}")
     inner, registered = config.get("config"), config.get("registered_name")
     if name == "__numpy__" and "initializer" in kinds:
-        return _array(inner)
+        return read_array(inner)
     if name == "function":
         registered = inner
         found = _find(inner, kinds)
@@ -251,16 +262,11 @@ def _deserialize(config, kinds):
     return found(**(inner or {}))
 
 
-def _array(config):
-    """The array of a "__numpy__" envelope."""
+def read_array(config):
+    """The array that the config of a "__numpy__" envelope holds."""
     if not isinstance(config, dict) or config.get("dtype") not in _ARRAYS:
         raise TypeError(f"a serialized array must have a 'value' and a 'dtype' of {_ARRAYS}. Received: {config!r}")
-    try:
-        array = np.array(config.get("value"))
-    except OverflowError as error:
-        raise ValueError(f"a serialized array must hold numbers. Received: {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"a serialized array must hold numbers. Received: dtype {array.dtype}")
+    array = check_array(config.get("value"), "value")
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(config["dtype"])
 

@@ -358,3 +358,13 @@ def test_show_config(capsys):
     text = capsys.readouterr().out
     for word in (fastembed.__version__, "instruction sets", "threads"):
         assert word in text
+
+
+@pytest.mark.parametrize("make", [Embedding, EmbeddingBag])
+def test_a_gradient_makes_no_table(make):
+    """Where nothing of the table is in it."""
+    for more in ({}, {"lora_rank": 2, "embeddings_regularizer": "l2"}):
+        layer = make(V, D, **more)
+        ids = np.array([[1, 2], [2, 3]])
+        layer.gradient(ids, np.ones(layer.compute_output_shape(ids.shape)))
+        assert not layer.built

@@ -11,28 +11,14 @@ import numpy as np
 from fastembed import ops, serialization
 from fastembed.initializers.base import Initializer
 
-_DTYPES = ["bool", "float16", "float32", "float64", *(f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64))]
 _MOST = 2**20  # elements that a config holds
 
 
 def _read_array(envelope):
     """The array of Keras 3's {"class_name": "__numpy__", "config": {"value": lists, "dtype": name}}."""
-    config = envelope.get("config")
-    if envelope.get("class_name") not in ("__numpy__", "__tensor__") or not isinstance(config, dict):
+    if envelope.get("class_name") not in ("__numpy__", "__tensor__"):
         raise ValueError(f"`value` must be a number or an array. Received: value={envelope!r}")
-    if config.get("dtype") not in _DTYPES:
-        raise ValueError(f"`dtype` must be one of {_DTYPES}. Received: dtype={config.get('dtype')!r}")
-    return _check_array(config.get("value"), "value").astype(config["dtype"])
-
-
-def _check_array(value, name):
-    try:
-        array = np.asarray(value)
-    except (OverflowError, RecursionError) as error:
-        raise ValueError(f"`{name}` must be an array of numbers. Received: {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"`{name}` must be an array of numbers. Received: {array.dtype} of shape {array.shape}")
-    return array
+    return serialization.read_array(envelope.get("config"))
 
 
 class Constant(Initializer):
@@ -61,14 +47,14 @@ class Constant(Initializer):
         if isinstance(value, dict):
             value = _read_array(value)
         if isinstance(value, (list, tuple)) or getattr(value, "shape", ()) != ():
-            self.value = _check_array(value, "value")
+            self.value = serialization.check_array(value, "value")
         else:
             self.value = serialization.check_number(value, "value", finite=False)
 
     @classmethod
     def of_array(cls, array):
         """The initializer that an array stands for: no other shape than the array's is made."""
-        made = cls(_check_array(array, "initializer"))
+        made = cls(serialization.check_array(array, "initializer"))
         made._exactly = np.shape(made.value)
         return made
 
@@ -86,22 +72,21 @@ class Constant(Initializer):
 
     def get_config(self):
         """Returns {"value"}; an array as Keras 3's "__numpy__" form, of 2^20 elements at most."""
-        if not isinstance(self.value, np.ndarray):
-            return {"value": self.value}
-        values = self._values()
-        return {"value": {"class_name": "__numpy__", "config": {"value": values, "dtype": self.value.dtype.name}}}
+        return {"value": serialization.serialize(self._writable())}
 
     def legacy_config(self):
         """Returns {"value"}; an array as lists."""
-        return {"value": self._values() if isinstance(self.value, np.ndarray) else self.value}
+        value = self._writable()
+        return {"value": value.tolist() if isinstance(value, np.ndarray) else value}
 
-    def _values(self):
-        if self.value.size > _MOST:
+    def _writable(self):
+        """The value; ValueError for an array that is too large for a config."""
+        if np.size(self.value) > _MOST:
             raise ValueError(
                 f"an array in a config must have at most {_MOST} elements; give large ones as `weights=`. Received: "
                 f"shape {self.value.shape}"
             )
-        return self.value.tolist()
+        return self.value
 
     def __repr__(self):
         if isinstance(self.value, np.ndarray):

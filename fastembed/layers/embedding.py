@@ -355,7 +355,9 @@ class Embedding:
     def _gradient(self, ids, upstream, weights):
         upstream = self._upstream(ids, upstream, weights)
         slices = IndexedSlices.from_parts(self._parts(ids, upstream, weights), (self.input_dim, self.output_dim))
-        return slices if self._lora is not None else self._regularized(slices, self.embeddings)
+        if self.lora_rank is not None or self.embeddings_regularizer is None:
+            return slices  # the table is not looked at, nor made
+        return self._regularized(slices, self.embeddings)
 
     def _upstream_shape(self, ids):
         """The shape of what `call` returns, flat."""
