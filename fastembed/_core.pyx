@@ -22,7 +22,8 @@ cdef extern from "_rows/rows.h" nogil:
     enum: FE_AHEAD_STEP
     enum: FE_ADD
     enum: FE_IN_CACHE
-    enum: FE_STORE
+    enum: FE_STEP_store
+    enum: FE_STEPS
     enum: FE_NON_NEG
     enum: FE_NORM
     ctypedef struct fe_hyper:
@@ -31,13 +32,27 @@ cdef extern from "_rows/rows.h" nogil:
         float beta_1
         float beta_2
         float epsilon
+        float weight_decay
+        float scale_m
+        float scale_g
+        float scale_v
+        float l1
+        float l2
+        float l2_shrinkage
+        float power
+        const float *columns
     ctypedef struct fe_constraint:
         int kind
         float low
         float high
         float rate
     ctypedef void fe_step(float **rows, float **states, const float **grads, size_t n, size_t d,
-                          const fe_hyper *hyper) noexcept nogil
+                          const fe_hyper *hyper, double *sums) noexcept nogil
+    ctypedef struct fe_step_about:
+        const char *name
+        int numbers
+        int columns
+    const fe_step_about *fe_steps
     ctypedef struct fe_rows:
         const char *isa
         int (*point32)(const int32_t *ids, size_t n, const float *table, uint64_t v, size_t d,
@@ -95,7 +110,7 @@ cdef enum:
     _MAX = 3
 
 NON_NEG, NORM = FE_NON_NEG, FE_NORM
-STEPS = ("store", "sgd", "momentum", "nesterov", "adagrad", "rowwise_adagrad", "adam")
+STEPS = tuple([(<bytes>fe_steps[i].name).decode() for i in range(FE_STEPS)])
 OPENMP = FE_OPENMP
 
 cdef const fe_rows *rows_of_isa = NULL
@@ -952,7 +967,7 @@ cdef void update_block(Update *u, int64_t block, Parts *parts, float *scratch) n
         else:
             sum_long_run(u, begins[i], begins[i + 1], parts, scratch + r * u.d, scratch + BATCH * u.d)
         if r == BATCH - 1 or i == m - 1:
-            u.step(rows + (i - r), states + (i - r), grads, r + 1, u.d, &u.hyper)
+            u.step(rows + (i - r), states + (i - r), grads, r + 1, u.d, &u.hyper, NULL)
             if u.constraint.kind:
                 u.rows.constrain(rows + (i - r), r + 1, u.d, &u.constraint, 1)
 
@@ -1093,7 +1108,7 @@ cdef void dense_worker(Dense *dense) noexcept nogil:
         if dense.step != NULL:
             for i in range(count):
                 grads[i] = dense.grads + (first + i) * dense.d
-            dense.step(rows, states, grads, count, dense.d, &dense.hyper)
+            dense.step(rows, states, grads, count, dense.d, &dense.hyper, NULL)
         if dense.constraint.kind:
             broken += dense.rows.constrain(rows, count, dense.d, &dense.constraint, dense.project)
 
@@ -1109,8 +1124,11 @@ cdef void run_dense(Dense *dense, int num_threads) noexcept:
 
 
 cdef fe_hyper make_hyper(tuple numbers) except *:
+    """The numbers of fe_hyper, in order."""
     cdef fe_hyper hyper
-    hyper.learning_rate, hyper.momentum, hyper.beta_1, hyper.beta_2, hyper.epsilon = numbers
+    memset(&hyper, 0, sizeof(hyper))
+    (hyper.learning_rate, hyper.momentum, hyper.beta_1, hyper.beta_2, hyper.epsilon, hyper.weight_decay, hyper.scale_m,
+     hyper.scale_g, hyper.scale_v, hyper.l1, hyper.l2, hyper.l2_shrinkage, hyper.power) = numbers
     return hyper
 
 
@@ -1126,7 +1144,7 @@ def update(Groups groups not None, const float[:, ::1] upstream_bd not None, con
            const int32_t[:, ::1] arg_bd, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step,
            tuple hyper not None, tuple constraint, int num_threads):
     """table_vd[row], state_vs[row] = step(table_vd[row], state_vs[row], sum of the parts of row), for all rows of
-    `groups`, which then satisfy the constraint. hyper: the five numbers of fe_hyper, in order; constraint: the four
+    `groups`, which then satisfy the constraint. hyper: the numbers of fe_hyper, in order; constraint: the four
     of fe_constraint, or None."""
     cdef Update u = make_update(groups, upstream_bd, weights_n, arg_bd)
     if table_vd.shape[0] < groups.num_rows or table_vd.shape[1] != u.d:
@@ -1233,7 +1251,7 @@ def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, con
             block += 1
         u.unique_rows = &rows_u[0]
         u.table = &values_ud[0, 0]
-        u.step = u.rows.step[FE_STORE]
+        u.step = u.rows.step[FE_STEP_store]
         run_update(&u, num_threads)
     finally:
         free(u.unique_before)

@@ -18,15 +18,31 @@ from fastembed.threads import threads_for
 
 INSTRUCTION_SETS = ("avx512", "avx2", "base")
 COMBINERS = {"sum": _core.SUM, "mean": _core.MEAN, "sqrtn": _core.SQRTN, "max": _core.MAX}
-HYPERPARAMETERS = ("learning_rate", "momentum", "beta_1", "beta_2", "epsilon")
-# The width of a row's state, as (multiples of d, more): one float32 matrix holds the state of all rows.
+HYPERPARAMETERS = (
+    "learning_rate",
+    "momentum",
+    "beta_1",
+    "beta_2",
+    "epsilon",
+    "weight_decay",
+    "scale_m",
+    "scale_g",
+    "scale_v",
+    "l1",
+    "l2",
+    "l2_shrinkage",
+    "power",
+)
+# The state of a row by step: its parts in order, each with a number for each column (DIM) or one for the row. One
+# float32 matrix holds the state of all rows.
+DIM, ROW = "dim", "row"
 STATES = {
-    "sgd": (0, 0),
-    "momentum": (1, 0),
-    "nesterov": (1, 0),
-    "adagrad": (1, 0),
-    "rowwise_adagrad": (0, 1),
-    "adam": (2, 0),
+    "sgd": {},
+    "momentum": {"momentum": DIM},
+    "nesterov": {"momentum": DIM},
+    "adagrad": {"accumulator": DIM},
+    "rowwise_adagrad": {"accumulator": ROW},
+    "adam": {"momentum": DIM, "velocity": DIM},
 }
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
@@ -463,12 +479,25 @@ def reduce(parts, groups):
     return rows_u, values_ud
 
 
-def state_width(step, dim):
-    """The floats of optimizer state a row of `dim` elements needs for `step`."""
+def state_parts(step, dim):
+    """The parts of the optimizer state of a row of `dim` elements for `step`: slices by name.
+
+    Example:
+        >>> fastembed.ops.state_parts("adam", 8)
+        {'momentum': slice(0, 8, None), 'velocity': slice(8, 16, None)}
+    """
     if step not in STATES:
         raise ValueError(f"`step` must be one of {list(STATES)}. Received: step={step!r}")
-    multiple, more = STATES[step]
-    return multiple * dim + more
+    parts, start = {}, 0
+    for name, size in STATES[step].items():
+        parts[name] = slice(start, start + (dim if size == DIM else 1))
+        start = parts[name].stop
+    return parts
+
+
+def state_width(step, dim):
+    """The floats of optimizer state a row of `dim` elements needs for `step`."""
+    return sum(part.stop - part.start for part in state_parts(step, dim).values())
 
 
 def _check_update(table, dim, step, hyper, state):

@@ -20,20 +20,42 @@
 
 enum { FE_AHEAD = 64, FE_AHEAD_STEP = 16 };
 
-/* What a step may read. Unused fields are 0. */
+/* What a step may read; what it does not read is 0. The products and bias corrections of a step number are made in
+ * Python. */
 typedef struct fe_hyper {
-    float learning_rate; /* Adam: the rate with both bias corrections already in it */
+    float learning_rate; /* Adam: with both bias corrections in it; Adamax: with one */
     float momentum;
     float beta_1;
-    float beta_2;
+    float beta_2; /* RMSprop and Adadelta: rho */
     float epsilon;
+    float weight_decay; /* only where it is a part of the gradient: LARS, row-wise LAMB */
+    float scale_m;      /* what the first moment is multiplied by: Nadam, LAMB, partial row-wise Adam */
+    float scale_g;      /* the gradient: Nadam */
+    float scale_v;      /* the second moment */
+    float l1;
+    float l2;
+    float l2_shrinkage;
+    float power;          /* Ftrl: of the learning rate */
+    const float *columns; /* one number for each column: Adafactor */
 } fe_hyper;
 
 /* One optimizer step on a block of n rows; each row occurs once. Rows and states FE_AHEAD_STEP further on are asked for:
- * the caller fills so many more pointers behind both.
+ * the caller fills so many more pointers behind both. A step that is followed by another pass adds to `sums` what that
+ * pass needs of all rows (FE_EACH_STEP says how many numbers; others get NULL).
  *     rows[i][0:d], states[i][...] <- step(rows[i], states[i], grads[i][0:d]) */
 typedef void fe_step(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d,
-                     const fe_hyper *hyper);
+                     const fe_hyper *hyper, double *sums);
+
+/* What steps without a gradient do to a row and its state, all at once:
+ *     w -= fade w + (move[0] + move[1] r + ... ) x;   part p of the state *= decay[p]
+ * where x and r come from the state, by the step: Adam: x = m / (sqrt(v) + epsilon), r = sqrt(v) / (sqrt(v) + epsilon). */
+enum { FE_TERMS = 6, FE_PARTS = 3 };
+typedef struct fe_lapse {
+    float fade;
+    float decay[FE_PARTS];
+    float move[FE_TERMS];
+} fe_lapse;
+typedef void fe_lapse_row(float *row, float *state, size_t d, const fe_hyper *hyper, const fe_lapse *lapse);
 
 /* What rows have to satisfy; FE_FREE: nothing.
  *     FE_NON_NEG: x >= 0, else it becomes 0
@@ -44,8 +66,22 @@ typedef struct fe_constraint {
     float low, high, rate;
 } fe_constraint;
 
-/* The order is the order of STEPS in _core.pyx. */
-enum { FE_STORE, FE_SGD, FE_MOMENTUM, FE_NESTEROV, FE_ADAGRAD, FE_ROWWISE_ADAGRAD, FE_ADAM, FE_STEPS };
+/* All steps: X(name, numbers in `sums`, and how many more for each column). */
+#define FE_EACH_STEP(X)      \
+    X(store, 0, 0)           \
+    X(sgd, 0, 0)             \
+    X(momentum, 0, 0)        \
+    X(nesterov, 0, 0)        \
+    X(adagrad, 0, 0)         \
+    X(rowwise_adagrad, 0, 0) \
+    X(adam, 0, 0)
+#define FE_STEP_NUMBER(name, numbers, columns) FE_STEP_##name,
+enum { FE_EACH_STEP(FE_STEP_NUMBER) FE_STEPS };
+typedef struct fe_step_about {
+    const char *name;
+    int numbers, columns;
+} fe_step_about;
+extern const fe_step_about fe_steps[FE_STEPS];
 
 enum { FE_ADD = 1, FE_IN_CACHE = 2 };
 
@@ -95,6 +131,7 @@ typedef struct fe_rows {
                    double p_span);
 
     fe_step *step[FE_STEPS];
+    fe_lapse_row *lapse[FE_STEPS]; /* NULL: there is no closed form */
 } fe_rows;
 
 /* The set named "base", "avx2" or "avx512"; NULL when this build or this processor has no such set. */

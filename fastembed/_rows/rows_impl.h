@@ -380,7 +380,7 @@ static size_t FE_NAME(constrain)(float *const *rows, size_t n, size_t d, const f
 
 #define STEP(name)                                                                                                     \
     static void FE_NAME(name)(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d, \
-                              const fe_hyper *hyper)
+                              const fe_hyper *hyper, double *sums)
 
 /* `before`, then the statements of BODY(V, I) for every column of every row: w the row, s its state, g its gradient. They
  * ask for the same columns of a later row and of its state. */
@@ -395,7 +395,7 @@ static size_t FE_NAME(constrain)(float *const *rows, size_t n, size_t d, const f
         float *const w = rows[i], *const s = states[i];                           \
         const float *const g = grads[i], *const next_w = rows[i + FE_AHEAD_STEP]; \
         const float *const next_s = states[i + FE_AHEAD_STEP];                    \
-        (void)s, (void)next_s;                                                    \
+        (void)s, (void)next_s, (void)sums;                                        \
         before;                                                                   \
         FE_PREFETCH(next_w + d - 1, near);                                        \
         FE_COLUMNS(BODY)                                                          \
@@ -404,8 +404,7 @@ static size_t FE_NAME(constrain)(float *const *rows, size_t n, size_t d, const f
 
 STEP(store)
 {
-    (void)states;
-    (void)hyper;
+    (void)states, (void)hyper, (void)sums;
     for (size_t i = 0; i < n; i++) memcpy(rows[i], grads[i], d * sizeof(float));
 }
 
@@ -732,6 +731,8 @@ const fe_rows FE_NAME(fe_rows) = {
     FE_NAME(constrain),
     FE_NAME(uniform),
     FE_NAME(normal),
-    {FE_NAME(store), FE_NAME(sgd), FE_NAME(momentum), FE_NAME(nesterov), FE_NAME(adagrad), FE_NAME(rowwise_adagrad),
-     FE_NAME(adam)},
+#define STEP_ENTRY(name, numbers, columns) FE_NAME(name),
+    {FE_EACH_STEP(STEP_ENTRY)},
+#undef STEP_ENTRY
+    {NULL},
 };

@@ -6,6 +6,10 @@
 extern const fe_rows fe_rows_base;
 int fe_near = 0;
 
+#define ABOUT(name, numbers, columns) {#name, numbers, columns},
+const fe_step_about fe_steps[FE_STEPS] = {FE_EACH_STEP(ABOUT)};
+#undef ABOUT
+
 #if defined(__GNUC__) && defined(__x86_64__)
 extern const fe_rows fe_rows_avx2, fe_rows_avx512;
 

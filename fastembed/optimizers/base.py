@@ -1,8 +1,7 @@
-"""Optimizers as data: a name, hyperparameters, and which step of `ops.update` they take.
+"""What all optimizers share: their arguments and configs, the state of variables, and the way of a step.
 
 May import: ops, slices, table, schedules, serialization, threads. Do not break: `apply_gradients` checks everything
-before the first write, and only rows that a gradient touches change, state included (the arithmetic is in
-_rows/rows_impl.h).
+before the first write.
 """
 
 import contextlib
@@ -33,15 +32,18 @@ _WITHOUT_EFFECT = ("ema_momentum", "ema_overwrite_frequency")  # as long as use_
 class _Variable:
     """A variable under training: its matrix, and the state of its rows (one float32 row for each)."""
 
-    def __init__(self, variable, step, initial_state):
+    def __init__(self, variable, step, initial):
         self.variable = variable
         table_vd = self.matrix()
-        width = ops.state_width(step, table_vd.shape[1])
+        parts = ops.state_parts(step, table_vd.shape[1])
+        row_s = np.zeros(ops.state_width(step, table_vd.shape[1]), np.float32)
+        for name, part in parts.items():
+            row_s[part] = initial.get(name, 0)
         self.state_vs = None
-        if width:
-            self.state_vs = ops.zeros((len(table_vd), width))
+        if len(row_s):
+            self.state_vs = ops.zeros((len(table_vd), len(row_s)))
             # All threads touch the pages now, so that no step pays for it.
-            ops.fill(self.state_vs, "row", row=np.full(width, initial_state, np.float32))
+            ops.fill(self.state_vs, "row", row=row_s)
 
     def matrix(self):
         """The variable's own memory as a matrix of rows."""
@@ -71,8 +73,12 @@ class Optimizer(serialization.Configurable):
 
     keras_module = "keras.optimizers"
 
-    def __init__(self, learning_rate, name, base):
+    def __init__(self, learning_rate, name, base, own=None):
+        """own: its arguments by name; each is checked, and becomes an attribute and a key of the config."""
         self.learning_rate = learning_rate
+        self._own = tuple(own or ())
+        for argument, value in (own or {}).items():
+            setattr(self, argument, _CHECKS[argument](argument, value))
         unknown = set(base) - set(_BASE)
         if unknown:
             raise TypeError(f"an optimizer takes the arguments of Keras 3's. Received: {sorted(unknown)}")
@@ -98,16 +104,41 @@ class Optimizer(serialization.Configurable):
         kept = {id(kept.variable): kept for kept in state["_variables"]}
         self.__dict__.update(state, _variables=kept)
 
-    # What a subclass says of itself.
-    initial_state = 0.0
+    # ---- what a subclass says of itself ----
 
     def step(self):
         """The name of the step in `ops.update`."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
-    def hyper(self, rate):
-        """The hyperparameters of step `iterations` with learning rate `rate`, as `ops.update` takes them."""
-        return {"learning_rate": rate}
+    def initial(self):
+        """What parts of the state begin with, by name, where it is not 0."""
+        return {}
+
+    def hyper(self, t, rate):
+        """The hyperparameters of step t = 1, 2, ... with learning rate `rate`, as `ops.update` takes them."""
+        own = {name: getattr(self, name) for name in self._own if name in ops.HYPERPARAMETERS}
+        return {"learning_rate": rate, **own}
+
+    def passes(self, t, rate):
+        """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass."""
+        yield self.step(), self.hyper(t, rate)
+
+    # What a step without a gradient changes of a row (weight decay aside): "nothing", its "state", or its "weights".
+    at_rest = "weights"
+
+    def decays(self):
+        """What steps without a gradient multiply each part of the state by, in order; None: there is no closed form."""
+        return None
+
+    def drift(self, t, rate, n_k1, r_p):
+        """How far step t, without a gradient, moves rows that were touched n steps before, in units of the x of
+        fe_lapse (rows.h); float64, to be broadcast to (k, p). Here: not at all.
+
+        n_k1: 1, 2, ..., as a column; r_p: values of the r of fe_lapse, as a row.
+        """
+        return 0.0
+
+    # ---- ----
 
     @property
     def learning_rate(self):
@@ -136,7 +167,7 @@ class Optimizer(serialization.Configurable):
         kept = self._variables.get(id(variable))
         if kept is None:
             _check_variable(variable)
-            kept = self._variables[id(variable)] = _Variable(variable, self.step(), self.initial_state)
+            kept = self._variables[id(variable)] = _Variable(variable, self.step(), self.initial())
         return kept
 
     def apply(self, gradients, variables):
@@ -175,7 +206,7 @@ class Optimizer(serialization.Configurable):
             kept = [self._keep(variable) for _, variable in pairs]
             rate = self.learning_rate
             self.iterations += 1
-            step, hyper = self.step(), self.hyper(rate)
+            ((step, hyper),) = self.passes(self.iterations, rate)
             for (gradient, variable), groups, k in zip(pairs, checked, kept, strict=True):
                 constraint = getattr(variable, "constraint", None)
                 rows = None if constraint is None else constraint.rows
@@ -187,7 +218,8 @@ class Optimizer(serialization.Configurable):
                     constraint.project(k.matrix())
 
     def get_config(self):
-        return {"name": self.name, "learning_rate": serialization.serialize(self._learning_rate), **self._base}
+        own = {argument: getattr(self, argument) for argument in self._own}
+        return {"name": self.name, "learning_rate": serialization.serialize(self._learning_rate), **self._base, **own}
 
     def __repr__(self):
         config = {key: value for key, value in self.get_config().items() if key not in self._base}
@@ -238,183 +270,34 @@ def _matrix(array):
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1] if array.ndim else 1)
 
 
+# ---- checks of the arguments, by name --------------------------------------------------------------------------------
+
+
 def _number(name, value, below=None):
     """A float >= 0 (and < below)."""
     return float(serialization.check_number(value, name, 0, below))
 
 
-class SGD(Optimizer):
-    """Gradient descent, with momentum if asked.
-
-        w -= lr g;   with momentum:  m = mu m - lr g,  w += m   (nesterov:  w += mu m - lr g)
-
-    Args:
-        learning_rate: float, or a schedule.
-        momentum: float in [0, 1). The state of an untouched row stays as it is.
-        nesterov: bool.
-
-    Source: keras.optimizers.SGD.
-
-    Example:
-        >>> w = np.zeros(2, "float32")
-        >>> fastembed.optimizers.SGD(0.5).apply_gradients([(np.ones(2), w)])
-        >>> w
-        array([-0.5, -0.5], dtype=float32)
-    """
-
-    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, name=None, **base):
-        super().__init__(learning_rate, name, base)
-        self.momentum = _number("momentum", momentum, below=1)
-        if not isinstance(nesterov, (bool, np.bool_)):
-            raise TypeError(f"`nesterov` must be True or False. Received: nesterov={nesterov!r}")
-        self.nesterov = bool(nesterov)
-
-    def step(self):
-        if not self.momentum:
-            return "sgd"
-        return "nesterov" if self.nesterov else "momentum"
-
-    def hyper(self, rate):
-        return {"learning_rate": rate, "momentum": self.momentum}
-
-    def get_config(self):
-        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
+def _fraction(name, value):
+    """A float in [0, 1)."""
+    return _number(name, value, below=1)
 
 
-class Adagrad(Optimizer):
-    """a += g^2,  w -= lr g / sqrt(a + epsilon)
-
-    Args:
-        learning_rate: float, or a schedule.
-        initial_accumulator_value: float, a at the beginning.
-        epsilon: float.
-
-    Source: keras.optimizers.Adagrad.
-
-    Example:
-        >>> w = np.zeros(2, "float32")
-        >>> fastembed.optimizers.Adagrad(1.0, initial_accumulator_value=3.0).apply_gradients([(np.ones(2), w)])
-        >>> w
-        array([-0.5, -0.5], dtype=float32)
-    """
-
-    def __init__(self, learning_rate=0.001, initial_accumulator_value=0.1, epsilon=1e-7, name=None, **base):
-        super().__init__(learning_rate, name, base)
-        self.initial_accumulator_value = _number("initial_accumulator_value", initial_accumulator_value)
-        self.epsilon = _number("epsilon", epsilon)
-
-    @property
-    def initial_state(self):
-        return self.initial_accumulator_value
-
-    def step(self):
-        return "adagrad"
-
-    def hyper(self, rate):
-        return {"learning_rate": rate, "epsilon": self.epsilon}
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "initial_accumulator_value": self.initial_accumulator_value,
-            "epsilon": self.epsilon,
-        }
+def _flag(name, value):
+    """A bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return bool(value)
 
 
-class RowwiseAdagrad(Adagrad):
-    """Adagrad with one accumulator a row:  a += mean(g^2),  w -= lr g / (sqrt(a) + epsilon)
-
-    A table of v rows needs v floats of state instead of v x d.
-
-    Args:
-        learning_rate: float, or a schedule.
-        initial_accumulator_value: float, a at the beginning.
-        epsilon: float.
-
-    Source: FBGEMM's EXACT_ROWWISE_ADAGRAD.
-
-    Example:
-        >>> layer = fastembed.Embedding(100, 8)
-        >>> optimizer = fastembed.optimizers.RowwiseAdagrad(0.1)
-        >>> optimizer.build([layer.embeddings])
-        >>> optimizer.variables[0].shape
-        (100, 1)
-    """
-
-    keras_module = "fastembed.optimizers"
-
-    def __init__(self, learning_rate=0.001, initial_accumulator_value=0.0, epsilon=1e-8, name=None, **base):
-        super().__init__(learning_rate, initial_accumulator_value, epsilon, name, **base)
-
-    def step(self):
-        return "rowwise_adagrad"
-
-
-class Adam(Optimizer):
-    """Adam on touched rows (t counts the optimizer's steps, not the row's):
-
-        m += (g - m)(1 - beta_1),  v += (g^2 - v)(1 - beta_2)
-        w -= lr sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
-
-    Args:
-        learning_rate: float, or a schedule.
-        epsilon: float.
-        beta_1, beta_2: floats in [0, 1).
-        amsgrad: False (the other is not there yet).
-
-    Source: keras.optimizers.Adam; on a row-sparse gradient, torch.optim.SparseAdam.
-
-    Example:
-        >>> w = np.zeros(2, "float32")
-        >>> fastembed.optimizers.Adam(0.5).apply_gradients([(np.ones(2), w)])
-        >>> w.round(4)
-        array([-0.5, -0.5], dtype=float32)
-    """
-
-    def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7, amsgrad=False, name=None, **base):
-        super().__init__(learning_rate, name, base)
-        if amsgrad is not False:
-            raise ValueError(f"`amsgrad` must be False in this version. Received: amsgrad={amsgrad!r}")
-        self.beta_1 = _number("beta_1", beta_1, below=1)
-        self.beta_2 = _number("beta_2", beta_2, below=1)
-        self.epsilon = _number("epsilon", epsilon)
-
-    def step(self):
-        return "adam"
-
-    def hyper(self, rate):
-        t = self.iterations
-        beta_1, beta_2 = float(np.float32(self.beta_1)), float(np.float32(self.beta_2))  # as the step rounds them
-        corrected = rate * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t)
-        return {
-            "learning_rate": corrected,
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-        }
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "amsgrad": False,
-        }
-
-
-_CLASSES = {cls.__name__: cls for cls in (SGD, Adagrad, RowwiseAdagrad, Adam)}
-_ALIASES = {"rowwise_adagrad": "RowwiseAdagrad", **{name.lower(): name for name in _CLASSES}}
-serialization.know("optimizer", _CLASSES, _ALIASES)
-
-
-def get(identifier):
-    """Returns an optimizer for a Keras name ("adam"), class, config or instance; None stays None.
-
-    Example:
-        >>> fastembed.optimizers.get("sgd")
-        SGD(name='sgd', learning_rate=0.01, momentum=0.0, nesterov=False)
-    """
-    if isinstance(identifier, str):  # Keras does not look at case here
-        identifier = _ALIASES.get(identifier.lower(), identifier)
-    return serialization.get(identifier, "optimizer")
+_CHECKS = {
+    "momentum": _fraction,
+    "nesterov": _flag,
+    "initial_accumulator_value": _number,
+    "epsilon": _number,
+    "beta_1": _fraction,
+    "beta_2": _fraction,
+    "rho": _fraction,
+    "amsgrad": _flag,
+    "centered": _flag,
+}
