@@ -150,6 +150,12 @@ def explain_ids(ids_n, num_rows, shape=None, name="ids"):
     )
 
 
+def check_ids(ids_n, num_rows, name="ids"):
+    """Raises the IndexError if one of the ids is no row."""
+    if not _BY_ID["check_ids"][ids_n.dtype](ids_n, num_rows):
+        explain_ids(ids_n, num_rows, name=name)
+
+
 def check_splits(row_splits, num_values):
     """`row_splits` as an int32 or int64 array: starts at 0, never falls, ends at `num_values`."""
     splits = np.asarray(row_splits)
@@ -647,9 +653,9 @@ def run(updates):
     return _core.run_jobs([job for job, _ in jobs], threads_for(sum(work for _, work in jobs)))
 
 
-def catch_up(table, state, missed, ids_n, scales=None, constraint=None):
+def catch_up(table, hyper, state, missed, ids_n, scales=None, constraint=None):
     """The rows of the ids (int32 or int64, one-dimensional) take the steps that they have missed."""
-    job = _core.Job(table, state, -1, numbers(missed_hyper(missed)), None if constraint is None else tuple(constraint))
+    job = _core.Job(table, state, -1, numbers(hyper), None if constraint is None else tuple(constraint))
     _set_missed(job, missed, table.shape[1])
     if scales is not None:
         job.scale(scales)
