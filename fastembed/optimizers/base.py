@@ -6,6 +6,7 @@ before the first write.
 
 import contextlib
 import math
+import types
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class Optimizer(serialization.Configurable):
         self.learning_rate = learning_rate
         self._own = tuple(own or ())
         for argument, value in (own or {}).items():
-            setattr(self, argument, _CHECKS[argument](argument, value))
+            setattr(self, argument, (self.ranges.get(argument) or _CHECKS[argument])(argument, value))
         unknown = set(base) - set(_BASE)
         if unknown:
             raise TypeError(f"an optimizer takes the arguments of Keras 3's. Received: {sorted(unknown)}")
@@ -106,8 +107,14 @@ class Optimizer(serialization.Configurable):
 
     # ---- what a subclass says of itself ----
 
-    def step(self):
-        """The name of the step in `ops.update`."""
+    # Whether weight_decay is taken off all rows before a step (as in AdamW), and not a part of the formula.
+    decoupled = True
+    ranges = types.MappingProxyType({})  # checks of own arguments, where a name's usual one does not hold
+    legacy_keys = None  # own arguments in Keras 2.9, in the order of its config; None: it has no such optimizer
+    legacy_decay = 0.0  # what `decay` is in a config of 2.9 that means the same here
+
+    def step(self, ndim=2):
+        """The name of the step in `ops.update` for variables of rank `ndim`."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
     def initial(self):
@@ -119,8 +126,13 @@ class Optimizer(serialization.Configurable):
         own = {name: getattr(self, name) for name in self._own if name in ops.HYPERPARAMETERS}
         return {"learning_rate": rate, **own}
 
-    def passes(self, t, rate):
-        """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass."""
+    def begin(self, table_vd, ndim):
+        """The optimizer's own numbers and float64 arrays for a new variable of rank `ndim`, by name."""
+        return {}
+
+    def passes(self, t, rate, own):
+        """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass, of the last
+        one too; `own`: what `begin` returned, to be kept up to date."""
         yield self.step(), self.hyper(t, rate)
 
     # What a step without a gradient changes of a row (weight decay aside): "nothing", its "state", or its "weights".
@@ -167,7 +179,10 @@ class Optimizer(serialization.Configurable):
         kept = self._variables.get(id(variable))
         if kept is None:
             _check_variable(variable)
-            kept = self._variables[id(variable)] = _Variable(variable, self.step(), self.initial())
+            ndim = len(variable.shape)
+            kept = _Variable(variable, self.step(ndim), self.initial())
+            kept.own = self.begin(kept.matrix(), ndim)
+            self._variables[id(variable)] = kept
         return kept
 
     def apply(self, gradients, variables):
@@ -206,8 +221,8 @@ class Optimizer(serialization.Configurable):
             kept = [self._keep(variable) for _, variable in pairs]
             rate = self.learning_rate
             self.iterations += 1
-            ((step, hyper),) = self.passes(self.iterations, rate)
             for (gradient, variable), groups, k in zip(pairs, checked, kept, strict=True):
+                ((step, hyper),) = self.passes(self.iterations, rate, k.own)
                 constraint = getattr(variable, "constraint", None)
                 rows = None if constraint is None else constraint.rows
                 if isinstance(gradient, IndexedSlices):
@@ -221,8 +236,18 @@ class Optimizer(serialization.Configurable):
         own = {argument: getattr(self, argument) for argument in self._own}
         return {"name": self.name, "learning_rate": serialization.serialize(self._learning_rate), **self._base, **own}
 
+    def legacy_config(self):
+        """The config in the form of Keras 2.9; what 2.9 does not know is in it only where it was set."""
+        config = {**self.get_config(), "learning_rate": serialization.serialize(self._learning_rate, version=2)}
+        if self.legacy_keys is None:
+            return config
+        name, rate = config.pop("name"), config.pop("learning_rate")
+        base = {key: config[key] for key, neutral in _BASE.items() if config[key] != neutral}
+        own = {key: config[key] for key in self.legacy_keys}
+        return {"name": name, **base, "learning_rate": rate, "decay": self.legacy_decay, **own}
+
     def __repr__(self):
-        config = {key: value for key, value in self.get_config().items() if key not in self._base}
+        config = {key: value for key, value in self.get_config().items() if key not in self._base or key in self._own}
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in config.items())})"
 
     @classmethod
@@ -230,8 +255,8 @@ class Optimizer(serialization.Configurable):
         """Makes the optimizer of a config of Keras 3, or of Keras 2 without `decay`."""
         config = serialization.arguments_of(config, cls)
         decay = config.pop("decay", None)  # Keras 2
-        if decay:
-            raise ValueError(f"`decay` must be 0. Received: decay={decay!r}")
+        if decay and decay != cls.legacy_decay:
+            raise ValueError(f"`decay` must be {cls.legacy_decay or 0}. Received: decay={decay!r}")
         return super().from_config(config)
 
 
@@ -283,6 +308,19 @@ def _fraction(name, value):
     return _number(name, value, below=1)
 
 
+def number_in(above=None, most=None):
+    """A check for floats > above and <= most."""
+
+    def check(name, value):
+        number = float(serialization.check_number(value, name))
+        if (above is not None and number <= above) or (most is not None and number > most):
+            rules = [f"greater than {above}"] * (above is not None) + [f"at most {most}"] * (most is not None)
+            raise ValueError(f"`{name}` must be {' and '.join(rules)}. Received: {name}={value!r}")
+        return number
+
+    return check
+
+
 def _flag(name, value):
     """A bool."""
     if not isinstance(value, (bool, np.bool_)):
@@ -300,4 +338,19 @@ _CHECKS = {
     "rho": _fraction,
     "amsgrad": _flag,
     "centered": _flag,
+    # Ftrl
+    "learning_rate_power": number_in(most=0),
+    "l1_regularization_strength": _number,
+    "l2_regularization_strength": _number,
+    "l2_shrinkage_regularization_strength": _number,
+    "beta": _number,
+    # Adafactor
+    "beta_2_decay": number_in(most=0),
+    "epsilon_1": _number,
+    "epsilon_2": _number,
+    "clip_threshold": number_in(above=0),
+    "relative_step": _flag,
+    # the row-wise ones
+    "eta": _number,
+    "weight_decay": _number,
 }
