@@ -203,7 +203,8 @@ class Table:
         return f"<Table {self.name!r} shape={self.shape} dtype={self.dtype}>"
 
     def __getstate__(self):
-        state = {**self.__dict__, "debt": None, "_array_vd": self.numpy()}  # an optimizer that is copied too takes it over
+        # An optimizer that is copied too becomes the creditor again.
+        state = {**self.__dict__, "debt": None, "_array_vd": self.numpy()}
         if isinstance(self._array_vd, np.memmap):  # a copy lives in memory: two writers of one file lose data
             state.update(_array_vd=np.array(self._array_vd), path=None)
         return state

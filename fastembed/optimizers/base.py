@@ -10,6 +10,7 @@ norms are taken, if they are to be clipped -> each pass of the step runs over al
 import contextlib
 import math
 import re
+import types
 
 import numpy as np
 
@@ -200,7 +201,7 @@ class Optimizer(serialization.Configurable):
             raise TypeError(f"an optimizer takes the arguments of Keras 3's. Received: {sorted(unknown)}")
         self._own = tuple(own or ())
         for argument, value in {**_BASE, **_OURS, **base, **(own or {})}.items():
-            setattr(self, argument, _CHECKS[argument](argument, value))
+            setattr(self, argument, (self.ranges.get(argument) or _CHECKS[argument])(argument, value))
         clips = [argument for argument in ("clipnorm", "global_clipnorm", "clipvalue") if getattr(self, argument)]
         if len(clips) > 1:
             raise ValueError(f"only one of `clipnorm`, `global_clipnorm` and `clipvalue` can be set. Received: {clips}")
@@ -231,6 +232,9 @@ class Optimizer(serialization.Configurable):
 
     # ---- what a subclass says of itself ----------------------------------------------------------------------------
 
+    ranges = types.MappingProxyType({})  # checks of own arguments, where a name's usual one does not hold
+    legacy_keys = None  # own arguments in Keras 2.9, in the order of its config; None: it has no such optimizer
+    legacy_decay = 0.0  # what `decay` is in a config of 2.9 that means the same here
     modes = MODES  # the values that `untouched` may have
     decoupled = True  # weight decay is what Optimizer says, not a part of the step
     num_passes = 1
@@ -528,6 +532,16 @@ class Optimizer(serialization.Configurable):
         ours = {argument: getattr(self, argument) for argument in _OURS}
         return {**config, **{argument: value for argument, value in ours.items() if value != _OURS[argument]}}
 
+    def legacy_config(self):
+        """The config in the form of Keras 2.9; what 2.9 does not know is in it only where it was set."""
+        config = {**self.get_config(), "learning_rate": serialization.serialize(self._learning_rate, version=2)}
+        if self.legacy_keys is None:
+            return config
+        name, rate = config.pop("name"), config.pop("learning_rate")
+        own = {key: config.pop(key) for key in self.legacy_keys}
+        base = {key: value for key, value in config.items() if key not in _BASE or value != _BASE[key]}
+        return {"name": name, **base, "learning_rate": rate, "decay": self.legacy_decay, **own}
+
     def __repr__(self):
         config = {k: v for k, v in self.get_config().items() if k not in _BASE or v != _BASE[k]}
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in config.items())})"
@@ -537,8 +551,8 @@ class Optimizer(serialization.Configurable):
         """Makes the optimizer of a config of Keras 3, or of Keras 2 without `decay`."""
         config = serialization.arguments_of(config, cls)
         decay = config.pop("decay", None)  # Keras 2
-        if decay:
-            raise ValueError(f"`decay` must be 0. Received: decay={decay!r}")
+        if decay and decay != cls.legacy_decay:
+            raise ValueError(f"`decay` must be {cls.legacy_decay or 0}. Received: decay={decay!r}")
         return super().from_config(config)
 
 
@@ -614,6 +628,19 @@ def _number(name, value, below=None):
 def _fraction(name, value):
     """A float in [0, 1)."""
     return _number(name, value, below=1)
+
+
+def number_in(above=None, most=None):
+    """A check for floats > above and <= most."""
+
+    def check(name, value):
+        number = float(serialization.check_number(value, name))
+        if (above is not None and number <= above) or (most is not None and number > most):
+            rules = [f"greater than {above}"] * (above is not None) + [f"at most {most}"] * (most is not None)
+            raise ValueError(f"`{name}` must be {' and '.join(rules)}. Received: {name}={value!r}")
+        return number
+
+    return check
 
 
 def _flag(name, value):
@@ -692,4 +719,18 @@ _CHECKS = {
     "rho": _fraction,
     "amsgrad": _flag,
     "centered": _flag,
+    # Ftrl
+    "learning_rate_power": number_in(most=0),
+    "l1_regularization_strength": _number,
+    "l2_regularization_strength": _number,
+    "l2_shrinkage_regularization_strength": _number,
+    "beta": _number,
+    # Adafactor
+    "beta_2_decay": number_in(most=0),
+    "epsilon_1": _number,
+    "epsilon_2": _number,
+    "clip_threshold": number_in(above=0),
+    "relative_step": _flag,
+    # LARS
+    "eta": _number,
 }

@@ -4,9 +4,10 @@ May import: ops. Do not break: a row that has caught up with step t is what dens
 bit where steps are replayed, within `TOLERANCE` of its way where they are leaped in closed form.
 
 In a step without a gradient most optimizers multiply the parts of the state by constants, and move a row by x f(r),
-where x and r come from the state (fe_lapse in _rows/rows.h) and f changes from step to step. The sum of f over the steps
-that a row has missed is a polynomial in r to good accuracy, the same for all rows that were last touched at one step. So
-each step has a line of coefficients, and every step adds its f to the lines before it, as far back as rows still move.
+where x and r come from the state (fe_lapse in _rows/rows.h) and f changes from step to step. The sum of f over the
+steps that a row has missed is a polynomial in r to good accuracy, the same for all rows that were last touched at one
+step. So each step has a line of coefficients, and every step adds its f to the lines before it, as far back as rows
+still move.
 """
 
 import math
@@ -96,7 +97,8 @@ class History:
             self.lines[at, _TERMS + 1] = self.lines[at - 1, _TERMS + 1] + float(optimizer.drift(t, rate, 1, 0))
             return
         back = min(self.reach, at)
-        drift_kp = np.broadcast_to(optimizer.drift(t, rate, np.arange(back, 0.0, -1)[:, None], _NODES_P), (back, _TERMS))
+        n_k1 = np.arange(back, 0.0, -1)[:, None]
+        drift_kp = np.broadcast_to(optimizer.drift(t, rate, n_k1, _NODES_P), (back, _TERMS))
         window_kp = self.lines[at - back : at, :_TERMS]
         if fade:
             window_kp *= 1 - fade
