@@ -904,6 +904,7 @@ cdef struct Update:               # one variable in one pass
     fe_lapse_row *lapse           # NULL: missed steps are replayed
     const double *moments         # a line for each step from `first` on
     const float *replays          # likewise
+    int32_t most                  # only so many of the missed steps are replayed, the last ones
     int32_t first
     int32_t reach                 # steps after which a row no longer drifts
     bint endless                  # or rows drift for ever, all by the same
@@ -1049,12 +1050,12 @@ cdef void replay(const Update *u, float *row, float *state, int32_t since, float
     cdef fe_hyper hyper = u.hyper
     cdef int32_t t
     cdef int i
-    fe_check(since + 1 >= u.first)
+    fe_check(max(since, u.now - u.most) + 1 >= u.first)
     for i in range(1 + FE_AHEAD_STEP):
         rows[i] = row
         states[i] = state
     grads[0] = u.zeros
-    for t in range(since, u.now):
+    for t in range(max(since, u.now - u.most), u.now):
         line = u.replays + <int64_t>(t + 1 - u.first) * REPLAY
         memcpy(&hyper, line, (REPLAY - 1) * sizeof(float))
         hyper.learning_rate *= scale
@@ -1564,13 +1565,14 @@ cdef class Job:
         self.u.last = &last_v[0] if self.u.v else NULL
         self.u.now, self.u.then, self.u.idle = now, then, idle
 
-    def replays(self, const float[:, ::1] replays_th not None, int32_t first, int step):
-        """Missed steps are taken one after the other: step number `step` with the numbers of line t - first."""
+    def replays(self, const float[:, ::1] replays_th not None, int32_t first, int step, int32_t most):
+        """Missed steps are taken one after the other, the last `most` of them: step number `step` with the numbers of
+        line t - first."""
         if replays_th.shape[1] != REPLAY or replays_th.shape[0] <= self.u.now - first:
             raise ValueError("`replays` has another shape than the steps")
         self.replays_th = replays_th
         self.u.replays = &replays_th[0, 0]
-        self.u.first = first
+        self.u.first, self.u.most = first, most
         self.u.replayed = self.u.rows.step[step]
 
     def leaps(self, const double[:, ::1] moments_tm not None, int32_t first, int step, int32_t reach, bint endless,

@@ -521,8 +521,8 @@ class Missed(NamedTuple):
 
     last_v: int32 array (v,), the last step of each row, 0: none. now: the last step that is done; then: what `last_v`
     becomes. idle: rows that were never touched have missed nothing. Missed steps are those after `first`: `replays`,
-    float32 (steps, 14): hyperparameters and weight decay of `step` by which they are taken one after the other; or
-    `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays`: see `leap` in
+    float32 (steps, 14): hyperparameters and weight decay of `step` by which the last `most` of them are taken one after
+    the other; or `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays`: see `leap` in
     _core.pyx.
     """
 
@@ -533,6 +533,7 @@ class Missed(NamedTuple):
     step: str
     first: int
     replays: np.ndarray | None = None
+    most: int = 2**31 - 1
     moments: np.ndarray | None = None
     reach: int = 0
     endless: bool = False
@@ -541,8 +542,8 @@ class Missed(NamedTuple):
 
 
 class Average(NamedTuple):
-    """A running average of the rows over calls: average_vd (v, d), the last call in it (int32, v), the calls before this
-    one, what a call leaves of it, and what this one takes of the new rows (-1: it is none)."""
+    """A running average of the rows over calls: average_vd (v, d), the last call in it (int32, v), the calls before
+    this one, what a call leaves of it, and what this one takes of the new rows (-1: it is none)."""
 
     average_vd: np.ndarray
     averaged_v: np.ndarray
@@ -555,9 +556,9 @@ class Update(NamedTuple):
     """One pass over rows of one variable, for `run`.
 
     table, gradient (Parts, or an array that has every row), step (None: none), hyper, state, groups, constraint: as
-    update() takes them; a hyper may have "columns", an array (d,). everywhere: rows without a gradient step too. factor,
-    limit: summed gradients are multiplied and cut off. fade: w -= fade w before the step. scales: float32 (v,), by which
-    the learning rate of each row is multiplied, 0: the row is left out. missed: Missed. average: Average.
+    update() takes them; a hyper may have "columns", an array (d,). everywhere: rows without a gradient step too.
+    factor, limit: summed gradients are multiplied and cut off. fade: w -= fade w before the step. scales: float32 (v,),
+    by which the learning rate of each row is multiplied, 0: the row is left out. missed: Missed. average: Average.
     """
 
     table: np.ndarray
@@ -641,7 +642,7 @@ def _job(update):
 def _set_missed(job, missed, dim):
     job.catch_up(missed.last_v, missed.now, missed.then, missed.idle, _zero_row(dim))
     if missed.moments is None:
-        job.replays(missed.replays, missed.first, _CODES[missed.step])
+        job.replays(missed.replays, missed.first, _CODES[missed.step], missed.most)
     else:
         how = missed.reach, missed.endless, missed.weight_decay, missed.decays
         job.leaps(missed.moments, missed.first, _CODES[missed.step], *how)

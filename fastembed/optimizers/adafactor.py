@@ -42,6 +42,8 @@ class Adafactor(Optimizer):
     """
 
     at_rest = "state"
+    idle = False
+    num_passes = 3
 
     def __init__(
         self,
@@ -68,8 +70,8 @@ class Adafactor(Optimizer):
             raise ValueError(f"a variable of Adafactor must have at most two dimensions. Received: {ndim} of them")
         return "adafactor" if ndim == 2 else "adafactor_vector"
 
-    def begin(self, table_vd, ndim):
-        own = {"size": table_vd.size, "w_squares": ops.sums(table_vd)[1]}
+    def begin(self, table_vd, ndim, weight_decay):
+        own = {"size": table_vd.size, "w_squares": ops.sums(table_vd)[1], "weight_decay": weight_decay}
         if ndim == 2:
             own |= {"r_sum": 0.0, "c": np.zeros(table_vd.shape[1])}
         return own
@@ -81,11 +83,16 @@ class Adafactor(Optimizer):
 
     def passes(self, t, rate, own):
         hyper = self.hyper(t, rate)
-        factored, size = "c" in own, max(own["size"], 1)
+        factored, size, kept = "c" in own, max(own["size"], 1), (1 - own["weight_decay"] * rate) ** 2
+        if self.untouched != "skip":  # all rows decay
+            own["w_squares"] *= kept
         if factored:
             old, new, *columns = yield "adafactor_squares", hyper
             rows, beta_2 = size / max(len(own["c"]), 1), hyper["beta_2"]
-            own["r_sum"] = _replaced(own["r_sum"], old, new)
+            before, own["r_sum"] = own["r_sum"], _replaced(own["r_sum"], old, new)
+            if self.untouched == "catch_up":  # as if all rows had taken the step
+                added = rows * self.epsilon_1 + sum(columns) / max(len(columns), 1)
+                own["r_sum"] = beta_2 * before + (1 - beta_2) * added
             own["c"][:] = beta_2 * own["c"] + (1 - beta_2) * (np.array(columns) / rows + self.epsilon_1)
             hyper["scale_v"] = rows / own["r_sum"] if own["r_sum"] > 0 else 1.0
             hyper["columns"] = own["c"].astype(np.float32)
@@ -95,7 +102,7 @@ class Adafactor(Optimizer):
         hyper["learning_rate"] *= max(self.epsilon_2, math.sqrt(own["w_squares"] / size))
         hyper["learning_rate"] /= max(1.0, math.sqrt(u_squares / size) / self.clip_threshold)
         old, new = yield self.step(2 if factored else 1), hyper
-        own["w_squares"] = _replaced(own["w_squares"], old, new)
+        own["w_squares"] = _replaced(own["w_squares"], old if self.untouched != "skip" else old / kept, new)
 
 
 def _replaced(total, old, new):

@@ -35,8 +35,8 @@ class _Variable:
         self.step = optimizer.step(self.ndim)
         self.parts = ops.state_parts(self.step, table_vd.shape[1])
         self.state_vs = _new_state(len(table_vd), self.parts, optimizer.initial())
-        self.own = optimizer.begin(table_vd, self.ndim)
         self.weight_decay = optimizer.decay_of(self)
+        self.own = optimizer.begin(table_vd, self.ndim, self.weight_decay)
         self.history = self._new_history(optimizer)
         self.average_vd = self.averaged_v = None
         if optimizer.use_ema:
@@ -242,6 +242,8 @@ class Optimizer(serialization.Configurable):
     at_rest = "weights"
     idle = True  # but it changes nothing of a row that was never touched
 
+    most_replayed = 2**31 - 1  # how many of the steps that a row has missed make a difference: the last ones
+
     def step(self, ndim=2):
         """The name of the step in `ops`, for a variable of so many dimensions."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
@@ -250,7 +252,7 @@ class Optimizer(serialization.Configurable):
         """What parts of the state begin with, by name, where it is not 0."""
         return {}
 
-    def begin(self, table_vd, ndim):
+    def begin(self, table_vd, ndim, weight_decay):
         """What is kept of a variable beside the state of its rows: numbers and float64 arrays, by name."""
         return {}
 
@@ -429,8 +431,8 @@ class Optimizer(serialization.Configurable):
             grads_and_vars: (gradient, variable) pairs; each variable once.
 
         Raises:
-            TypeError, ValueError: a wrong dtype or shape, a read-only or frozen variable, a variable that comes twice, a
-                gradient that is not finite.
+            TypeError, ValueError: a wrong dtype or shape, a read-only or frozen variable, a variable that comes twice,
+                a gradient that is not finite.
             IndexError: an id that is no row. No variable, state or counter has changed then.
         """
         self._apply(list(grads_and_vars), 1.0)

@@ -43,6 +43,8 @@ class Ftrl(Optimizer):
         "l2_shrinkage_regularization_strength",
     )
 
+    idle = False  # w becomes 0 where there was no gradient
+
     def __init__(
         self,
         learning_rate=0.001,
@@ -64,6 +66,8 @@ class Ftrl(Optimizer):
             "beta": beta,
         }
         super().__init__(learning_rate, name, base, own)
+        if not self.l2_shrinkage_regularization_strength:
+            self.most_replayed = 1  # w follows from the state and the last learning rate
 
     def step(self, ndim=2):
         return "ftrl"

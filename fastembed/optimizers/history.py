@@ -69,6 +69,7 @@ class History:
         found = None if replayed else plan(optimizer)
         self.leaped = found is not None
         self.reach, self.endless = found or (0, False)
+        self.most = optimizer.most_replayed
         self.decays = tuple(optimizer.decays()) if self.leaped else ()
         self.lines = np.zeros((256, 8), np.float64) if self.leaped else np.zeros((256, 14), np.float32)
 
@@ -77,9 +78,9 @@ class History:
         then = self.now if then is None else then
         about = self.last_v, self.now, then, self.idle, self.step, self.first
         if not self.leaped:
-            return ops.Missed(*about, replays=self.lines)
+            return ops.Missed(*about, self.lines, self.most)
         how = self.reach, self.endless, self.weight_decay, self.decays
-        return ops.Missed(*about, None, self.lines, *how)
+        return ops.Missed(*about, None, self.most, self.lines, *how)
 
     def add(self, optimizer, t, rate, hyper):
         """Step t of the optimizer is done: one more step of this variable."""

@@ -33,6 +33,8 @@ class Lamb(Moments):
     """
 
     legacy_keys = None
+    modes = ("skip", "dense")  # the norms are those of all rows
+    num_passes = 2
 
     def step(self, ndim=2):
         return "lamb"

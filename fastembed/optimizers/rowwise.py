@@ -104,6 +104,7 @@ class RowwiseLamb(Moments):
     ):
         own = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon, "weight_decay": weight_decay}
         Optimizer.__init__(self, learning_rate, name, base, own)
+        self.idle = not self.weight_decay
 
     def step(self, ndim=2):
         return "rowwise_lamb"
@@ -141,6 +142,7 @@ class RowwiseLARS(Optimizer):
         own = {"momentum": momentum, "eta": eta, "weight_decay": weight_decay}
         super().__init__(learning_rate, name, base, own)
         self.at_rest = "weights" if self.momentum or self.weight_decay else "state"
+        self.idle = not self.weight_decay
 
     def step(self, ndim=2):
         return "rowwise_lars"
