@@ -46,6 +46,27 @@ STATES = {
     "adagrad": {"accumulator": DIM},
     "rowwise_adagrad": {"accumulator": ROW},
     "adam": {"momentum": DIM, "velocity": DIM},
+    "amsgrad": {"momentum": DIM, "velocity": DIM, "velocity_hat": DIM},
+    "rmsprop": {"velocity": DIM},
+    "rmsprop_momentum": {"velocity": DIM, "momentum": DIM},
+    "rmsprop_centered": {"velocity": DIM, "average_gradient": DIM},
+    "rmsprop_centered_momentum": {"velocity": DIM, "momentum": DIM, "average_gradient": DIM},
+    "adadelta": {"accumulated_grad": DIM, "accumulated_delta_var": DIM},
+    "adamax": {"momentum": DIM, "norm": DIM},
+    "nadam": {"momentum": DIM, "velocity": DIM},
+    "ftrl": {"accumulator": DIM, "linear": DIM},
+    "lion": {"momentum": DIM},
+    "lamb_moments": {"momentum": DIM, "velocity": DIM},
+    "lamb": {"momentum": DIM, "velocity": DIM},
+    "adafactor_squares": {"r": ROW},
+    "adafactor_norm": {"r": ROW},
+    "adafactor": {"r": ROW},
+    "adafactor_vector_squares": {"velocity": DIM},
+    "adafactor_vector": {"velocity": DIM},
+    "partial_rowwise_adam": {"momentum": DIM, "velocity": ROW},
+    "rowwise_lamb": {"momentum": DIM, "velocity": DIM},
+    "rowwise_lars": {"momentum": DIM},
+    "rowwise_rmsprop": {"velocity": ROW},
 }
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
@@ -522,8 +543,8 @@ class Missed(NamedTuple):
     last_v: int32 array (v,), the last step of each row, 0: none. now: the last step that is done; then: what `last_v`
     becomes. idle: rows that were never touched have missed nothing. Missed steps are those after `first`: `replays`,
     float32 (steps, 14): hyperparameters and weight decay of `step` by which the last `most` of them are taken one after
-    the other; or `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays`: see `leap` in
-    _core.pyx.
+    the other; or `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays`: see
+    `leap` in _core.pyx.
     """
 
     last_v: np.ndarray

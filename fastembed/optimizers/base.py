@@ -285,17 +285,21 @@ class Optimizer(serialization.Configurable):
         """int, the steps that were taken."""
         return self.calls // (self.gradient_accumulation_steps or 1)
 
+    @iterations.setter
+    def iterations(self, value):
+        self.calls = serialization.check_number(value, "iterations", 0) * (self.gradient_accumulation_steps or 1)
+
     @property
     def learning_rate(self):
         """float >= 0, that of the next step; may be set at any time, to a number or a schedule."""
         if isinstance(self._learning_rate, float):
             return self._learning_rate
-        return _number("learning_rate", self._learning_rate(self.calls))
+        return number("learning_rate", self._learning_rate(self.calls))
 
     @learning_rate.setter
     def learning_rate(self, value):
         value = schedules.get(value) if isinstance(value, dict) else value
-        self._learning_rate = value if callable(value) else _number("learning_rate", value)
+        self._learning_rate = value if callable(value) else number("learning_rate", value)
 
     @property
     def variables(self):
@@ -622,14 +626,14 @@ def _matrix(array):
 # ---- checks of the arguments, by name --------------------------------------------------------------------------------
 
 
-def _number(name, value, below=None):
+def number(name, value, below=None):
     """A float >= 0 (and < below)."""
     return float(serialization.check_number(value, name, 0, below))
 
 
 def _fraction(name, value):
     """A float in [0, 1)."""
-    return _number(name, value, below=1)
+    return number(name, value, below=1)
 
 
 def number_in(above=None, most=None):
@@ -656,14 +660,14 @@ def _optional(name, value):
     """A float > 0, or None."""
     if value is None:
         return None
-    if not _number(name, value) > 0:
+    if not number(name, value) > 0:
         raise ValueError(f"`{name}` must be greater than 0, or None. Received: {name}={value!r}")
-    return _number(name, value)
+    return number(name, value)
 
 
 def _decay(name, value):
     """A float >= 0, or None."""
-    return None if value is None else _number(name, value)
+    return None if value is None else number(name, value)
 
 
 def _count(name, value):
@@ -714,8 +718,8 @@ _CHECKS = {
     "on_nonfinite": _one_of("raise", "skip"),
     "momentum": _fraction,
     "nesterov": _flag,
-    "initial_accumulator_value": _number,
-    "epsilon": _number,
+    "initial_accumulator_value": number,
+    "epsilon": number,
     "beta_1": _fraction,
     "beta_2": _fraction,
     "rho": _fraction,
@@ -723,16 +727,16 @@ _CHECKS = {
     "centered": _flag,
     # Ftrl
     "learning_rate_power": number_in(most=0),
-    "l1_regularization_strength": _number,
-    "l2_regularization_strength": _number,
-    "l2_shrinkage_regularization_strength": _number,
-    "beta": _number,
+    "l1_regularization_strength": number,
+    "l2_regularization_strength": number,
+    "l2_shrinkage_regularization_strength": number,
+    "beta": number,
     # Adafactor
     "beta_2_decay": number_in(most=0),
-    "epsilon_1": _number,
-    "epsilon_2": _number,
+    "epsilon_1": number,
+    "epsilon_2": number,
     "clip_threshold": number_in(above=0),
     "relative_step": _flag,
     # LARS
-    "eta": _number,
+    "eta": number,
 }

@@ -3,9 +3,11 @@
 May import: optimizers.adagrad, .adam, .base. Do not break: arguments and defaults are FBGEMM's where it has them.
 """
 
+import types
+
 from fastembed.optimizers.adagrad import Adagrad
 from fastembed.optimizers.adam import Moments
-from fastembed.optimizers.base import Optimizer
+from fastembed.optimizers.base import Optimizer, number
 
 
 class RowwiseAdagrad(Adagrad):
@@ -98,6 +100,7 @@ class RowwiseLamb(Moments):
     keras_module = "fastembed.optimizers"
     legacy_keys = None
     decoupled = False
+    ranges = types.MappingProxyType({"weight_decay": number})
 
     def __init__(
         self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-8, weight_decay=0.0, name=None, **base
@@ -137,6 +140,7 @@ class RowwiseLARS(Optimizer):
 
     keras_module = "fastembed.optimizers"
     decoupled = False
+    ranges = types.MappingProxyType({"weight_decay": number})
 
     def __init__(self, learning_rate=0.01, momentum=0.9, eta=0.001, weight_decay=0.0, name=None, **base):
         own = {"momentum": momentum, "eta": eta, "weight_decay": weight_decay}
