@@ -133,7 +133,6 @@ def test_round_trips(name):
         optimizer = cls(**arguments)
         config = optimizer.get_config()
         assert config.items() >= arguments.items()
-        assert all(getattr(optimizer, argument) == value for argument, value in arguments.items())
         envelope = serialization.serialize(optimizer)
         assert envelope["module"] == ("keras.optimizers" if name in KERAS else "fastembed.optimizers")
         for again in (
