@@ -118,3 +118,12 @@ def fill(
     first_row: int,
     num_threads: int,
 ) -> None: ...
+def lapse(
+    table_vd: Floats,
+    state_vs: Floats | None,
+    step: int,
+    hyper: Hyper,
+    fade: float,
+    decay: tuple[float, float, float],
+    move: tuple[float, float, float, float, float, float],
+) -> bool: ...

@@ -48,6 +48,12 @@ cdef extern from "_rows/rows.h" nogil:
         float rate
     ctypedef void fe_step(float **rows, float **states, const float **grads, size_t n, size_t d,
                           const fe_hyper *hyper, double *sums) noexcept nogil
+    ctypedef struct fe_lapse:
+        float fade
+        float decay[3]
+        float move[6]
+    ctypedef void fe_lapse_row(float *row, float *state, size_t d, const fe_hyper *hyper,
+                               const fe_lapse *lapse) noexcept nogil
     ctypedef struct fe_step_about:
         const char *name
         int numbers
@@ -75,6 +81,7 @@ cdef extern from "_rows/rows.h" nogil:
         void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
                        double p_low, double p_span) noexcept nogil
         fe_step **step
+        fe_lapse_row **lapse
     const fe_rows *fe_rows_select(const char *isa)
     void fe_prefetch(const void *p, size_t num_bytes)
     void fe_check(bint holds)
@@ -1380,3 +1387,23 @@ def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float
     else:
         with nogil, parallel(num_threads=num_threads):
             fill_worker(&fill)
+
+
+def lapse(float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step, tuple hyper not None, float fade,
+          tuple decay not None, tuple move not None):
+    """Applies one fe_lapse to every row; False where the step has none."""
+    cdef fe_lapse numbers
+    cdef fe_hyper given = make_hyper(hyper)
+    cdef int64_t i, d = table_vd.shape[1]
+    cdef fe_lapse_row *row = rows_of_isa.lapse[step]
+    if row == NULL:
+        return False
+    numbers.fade = fade
+    numbers.decay[0], numbers.decay[1], numbers.decay[2] = decay
+    for i in range(6):
+        numbers.move[i] = move[i]
+    if d and state_vs is not None and state_vs.shape[0] < table_vd.shape[0]:
+        raise ValueError("`state` has fewer rows than the table")
+    for i in range(table_vd.shape[0] if d else 0):
+        row(&table_vd[i, 0], &state_vs[i, 0] if state_vs is not None else NULL, d, &given, &numbers)
+    return True

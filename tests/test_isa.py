@@ -6,9 +6,12 @@ Do not break: one program serves all of them; what it prints may depend on nothi
 import json
 
 import pytest
+import reference as ref
 
 from fastembed import ops
 
+STEPS = len(set(ops.STATES) - ref.SEVERAL_PASSES)
+LAPSES = 18
 DIMS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127]
 PROGRAM = """
     import hashlib
@@ -18,10 +21,15 @@ PROGRAM = """
     import fastembed
     import numpy as np
     import reference as ref
-    from fastembed import ops
+    from fastembed import _core, ops
 
+    ONE_PASS = [step for step in ops.STATES if step not in ref.SEVERAL_PASSES]
     fastembed.set_num_threads(1)
     HYPER = {"learning_rate": 0.1, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-7}
+    HYPER |= {"weight_decay": 0.01, "scale_m": 1.1, "scale_g": 0.9, "scale_v": 1.2, "l1": 0.1, "l2": 0.2}
+    HYPER |= {"l2_shrinkage": 0.3, "power": 0.7}
+    NUMBERS = tuple(HYPER[name] for name in ops.HYPERPARAMETERS)
+    LAPSE = (0.01, (0.9, 0.99, 0.7), (0.5, -0.25, 0.75, 1.5, -1.0, 0.3))
     V, N, B = 60, 3000, 200
     digests = {"isa": ops.isa}
 
@@ -55,13 +63,15 @@ PROGRAM = """
                 if w is not None:
                     gradient = ops.weights_gradient(table, ids, splits, w, combiner, bags, padding_idx)
                     note(f"weights_gradient {name}", gradient)
-        for step in ops.STATES:
-            width = ops.state_width(step, d)
+        for step, power in [(step, 0.7) for step in ONE_PASS] + [("ftrl", 0.5)]:
+            width, hyper = ops.state_width(step, d), {**HYPER, "power": power}
             stepped, state = table.copy(), np.full((V, width), 1e-3, np.float32) if width else None
             for t in range(3):
-                ops.update(stepped, ops.parts(ids, upstream * 0.1**t), step, HYPER, state)
-            ops.update_dense(stepped, upstream[:V], step, HYPER, state)
-            note(f"{step} {d}", stepped, *([] if state is None else [state]))
+                ops.update(stepped, ops.parts(ids, upstream * 0.1**t), step, hyper, state)
+            ops.update_dense(stepped, upstream[:V], step, hyper, state)
+            note(f"{step} {power} {d}", stepped, *([] if state is None else [state]))
+            if _core.lapse(stepped, state, _core.STEPS.index(step), NUMBERS, *LAPSE):
+                note(f"lapse {step} {d}", stepped, *([] if state is None else [state]))
         for kind in ("uniform", "normal", "truncated_normal"):
             filled = np.empty((101, d), np.float32)
             ops.fill(filled, kind, -0.7, 0.3, seed=2**40 + d, first_row=2**32 - 50)
@@ -80,7 +90,7 @@ def digests():
 def test_same_bits(isa, digests, run_python):
     found = json.loads(run_python(PROGRAM, json.dumps(DIMS), FASTEMBED_ISA=isa))
     assert found.pop("isa") == isa
-    assert len(found) == len(DIMS) * (2 + 12 + 12 + 8 + len(ops.STATES) + 3)
+    assert len(found) == len(DIMS) * (2 + 12 + 12 + 8 + (STEPS + 1) + LAPSES + 3)
     expected = digests.setdefault("first", found)
     assert [name for name in found if found[name] != expected[name]] == []
 

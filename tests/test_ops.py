@@ -8,8 +8,8 @@ from fastembed import ops
 
 DIMS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 1000]
 COMBINERS = ["sum", "mean", "sqrtn", "max"]
-STEPS = ["sgd", "momentum", "nesterov", "adagrad", "rowwise_adagrad", "adam"]
-HYPER = {"learning_rate": 0.1, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-3}
+STEPS = [step for step in ops.STATES if step not in ref.SEVERAL_PASSES]
+GIVEN = {"momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-3}
 SMALL = ["int8", "uint8", "int16", "uint16", "int32", "uint32"]
 LARGE = ["int64", "uint64", "longlong", ">i4", ">i8"]
 FLOATS = ["float16", "float32", "float64", ">f8"]
@@ -206,16 +206,18 @@ def test_update(d, step, rng, guarded):
     v, n = 40, 60
     table = guarded(ref.random_table(rng, v, d))
     width = ops.state_width(step, d)
+    start = ops.state_parts(step, d).get("accumulator")
     state = guarded(np.zeros((v, width), np.float32)) if width else None
-    wanted, wanted_state = table.astype(np.float64), ref.initial_state(step, (v, d))
+    if start:
+        state[:, start] = 0.1
+    wanted, wanted_state = table.astype(np.float64), ref.initial_state(step, (v, d), accumulator=0.1)
     for t in range(1, 4):
         ids = ref.random_ids(rng, n, v // t)
         upstream = rng.standard_normal((n, d)).astype(np.float32)
         before, state_before = table.copy(), None if state is None else state.copy()
-        correction = np.sqrt(1 - 0.99**t) / (1 - 0.9**t) if step == "adam" else 1
-        ops.update(table, ops.parts(ids, upstream), step, {**HYPER, "learning_rate": 0.1 * correction}, state)
+        ops.update(table, ops.parts(ids, upstream), step, ref.hyper(step, t, 0.1, **GIVEN), state)
         gradient, touched = ref.gather_gradient((v, d), ids, upstream)
-        ref.step(step, wanted, wanted_state, gradient, touched, t, 0.1, 0.9, 1e-3, 0.9, 0.99)
+        ref.step(step, wanted, wanted_state, gradient, touched, t, 0.1, **GIVEN)
         close(table, wanted, scale=10)
         untouched = sorted(set(range(v)) - touched)
         assert np.array_equal(table[untouched], before[untouched])
@@ -273,7 +275,8 @@ def test_empty(v, d):
             assert values.shape == (0, d)
     for step in STEPS:
         state = np.ones((v, ops.state_width(step, d)), np.float32)
-        ops.update(table, ops.parts([], np.zeros((0, d))), step, HYPER, state if state.shape[1] else None)
+        state_or_none = state if state.shape[1] else None
+        ops.update(table, ops.parts([], np.zeros((0, d))), step, ref.hyper(step, 1, 0.1), state_or_none)
         assert (table == 1).all()
         assert (state == 1).all()
 

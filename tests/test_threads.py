@@ -18,8 +18,9 @@ from fastembed import Embedding, EmbeddingBag, IndexedSlices, initializers, ops,
 NUMBERS = [1, 2, 7]
 V, N, B, D = 3000, 120_000, 12_000, 17
 COMBINERS = ["sum", "mean", "sqrtn", "max"]
-STEPS = ["sgd", "momentum", "nesterov", "adagrad", "rowwise_adagrad", "adam"]
-HYPER = {"learning_rate": 0.1, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-3}
+STEPS = [step for step in ops.STATES if step not in ref.SEVERAL_PASSES]
+HYPER = {"learning_rate": 0.1, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-3, "weight_decay": 0.01}
+HYPER |= {"scale_m": 1.1, "scale_g": 0.9, "scale_v": 1.2, "l1": 0.1, "l2": 0.2, "l2_shrinkage": 0.3, "power": 0.5}
 LINUX = sys.platform == "linux"
 
 

@@ -67,14 +67,35 @@ typedef struct fe_constraint {
 } fe_constraint;
 
 /* All steps: X(name, numbers in `sums`, and how many more for each column). */
-#define FE_EACH_STEP(X)      \
-    X(store, 0, 0)           \
-    X(sgd, 0, 0)             \
-    X(momentum, 0, 0)        \
-    X(nesterov, 0, 0)        \
-    X(adagrad, 0, 0)         \
-    X(rowwise_adagrad, 0, 0) \
-    X(adam, 0, 0)
+#define FE_EACH_STEP(X)                \
+    X(store, 0, 0)                     \
+    X(sgd, 0, 0)                       \
+    X(momentum, 0, 0)                  \
+    X(nesterov, 0, 0)                  \
+    X(adagrad, 0, 0)                   \
+    X(rowwise_adagrad, 0, 0)           \
+    X(adam, 0, 0)                      \
+    X(amsgrad, 0, 0)                   \
+    X(rmsprop, 0, 0)                   \
+    X(rmsprop_momentum, 0, 0)          \
+    X(rmsprop_centered, 0, 0)          \
+    X(rmsprop_centered_momentum, 0, 0) \
+    X(adadelta, 0, 0)                  \
+    X(adamax, 0, 0)                    \
+    X(nadam, 0, 0)                     \
+    X(ftrl, 0, 0)                      \
+    X(lion, 0, 0)                      \
+    X(lamb_moments, 2, 0)              \
+    X(lamb, 0, 0)                      \
+    X(adafactor_squares, 2, 1)         \
+    X(adafactor_norm, 1, 0)            \
+    X(adafactor, 2, 0)                 \
+    X(adafactor_vector_squares, 1, 0)  \
+    X(adafactor_vector, 2, 0)          \
+    X(partial_rowwise_adam, 0, 0)      \
+    X(rowwise_lamb, 0, 0)              \
+    X(rowwise_lars, 0, 0)              \
+    X(rowwise_rmsprop, 0, 0)
 #define FE_STEP_NUMBER(name, numbers, columns) FE_STEP_##name,
 enum { FE_EACH_STEP(FE_STEP_NUMBER) FE_STEPS };
 typedef struct fe_step_about {
