@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from peers import load_keras
 
-from fastembed import IndexedSlices, ops, optimizers, schedules
+from fastembed import IndexedSlices, optimizers, schedules
 
 keras = load_keras()
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -49,16 +49,8 @@ CASES = [
     ("Lamb", {"learning_rate": 0.02}),
     ("Lamb", {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3}),
 ]
-LATER = ("AdamW", "Adafactor", "Lamb")
-
-
-def marked(case):
-    """Weight decay and steps of several passes come with `ops.run`."""
-    later = [pytest.mark.skipif(not hasattr(ops, "run"), reason="not there yet")] * (case[0] in LATER)
-    return pytest.param(*case, marks=later, id=str(case))
-
-
-every_case = pytest.mark.parametrize(("name", "arguments"), [marked(case) for case in CASES])
+every_case = pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
+one_of_each = pytest.mark.parametrize(("name", "arguments"), [*dict(CASES).items()], ids=str)
 
 
 def random_gradients(rng, steps=STEPS):
@@ -103,11 +95,64 @@ def test_dense_gradients(name, arguments, rng):
     compare(name, arguments, random_gradients(rng), rng)
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"), [marked(case) for case in {name: (name, arguments) for name, arguments in CASES}.values()]
-)
+@one_of_each
 def test_a_schedule(name, arguments, rng):
     """Counted from 0 in both."""
     rate = keras.optimizers.schedules.InverseTimeDecay(arguments["learning_rate"], decay_steps=2, decay_rate=0.25)
     ours = schedules.get(keras.optimizers.schedules.serialize(rate))
     compare(name, {**arguments, "learning_rate": rate}, random_gradients(rng, 10), rng, learning_rate=ours)
+
+
+# ---- row-sparse gradients --------------------------------------------------------------------------------------------
+
+
+def sparse_gradients(rng, steps=STEPS):
+    """As random_gradients, but the matrix's is row-sparse, with many duplicates; rows have pauses of many steps."""
+    gradients = random_gradients(rng, steps)
+    for step, of_step in enumerate(gradients):
+        rows = rng.integers(0, 3 + step % 8, 20)  # the last rows are never touched
+        of_step[0] = IndexedSlices(rng.standard_normal((20, SHAPES[0][1])), rows, SHAPES[0])
+    return gradients
+
+
+@pytest.mark.parametrize("untouched", ["dense", "catch_up"])
+@every_case
+def test_row_sparse_gradients(name, arguments, untouched, rng):
+    """Keras gets the same gradients made dense, and moves rows without a gradient."""
+    if untouched not in getattr(optimizers, name).modes:
+        pytest.skip(f"{name} has no {untouched}")
+    compare(name, arguments, sparse_gradients(rng), rng, untouched=untouched)
+
+
+BASE = {
+    "weight_decay": {"weight_decay": 0.1},
+    "clipnorm": {"clipnorm": 0.5},
+    "global_clipnorm": {"global_clipnorm": 0.5},
+    "clipvalue": {"clipvalue": 0.1},
+    "loss_scale_factor": {"loss_scale_factor": 4.0},
+    "gradient_accumulation_steps": {"gradient_accumulation_steps": 3},
+    "ema": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 4},
+    "all": {
+        "weight_decay": 0.1,
+        "global_clipnorm": 0.5,
+        "loss_scale_factor": 4.0,
+        "gradient_accumulation_steps": 3,
+        "use_ema": True,
+        "ema_momentum": 0.9,
+        "ema_overwrite_frequency": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("untouched", ["dense", "catch_up"])
+@pytest.mark.parametrize("base", BASE)
+@one_of_each
+def test_what_the_base_class_gives(name, arguments, base, untouched, rng):
+    """With 51 calls, so that gradient accumulation ends with a step."""
+    optimizer = getattr(optimizers, name)
+    if untouched not in optimizer.modes:
+        pytest.skip(f"{name} has no {untouched}")
+    arguments = {**arguments, **BASE[base]}
+    if untouched == "catch_up" and arguments.get("use_ema") and optimizer(**arguments).at_rest == "weights":
+        pytest.skip("refused")
+    compare(name, arguments, sparse_gradients(rng, 51), rng, untouched=untouched)

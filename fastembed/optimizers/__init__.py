@@ -3,6 +3,7 @@
 May import: everything. Do not break: `get` knows every optimizer.
 """
 
+from fastembed import schedules as schedules  # keras.optimizers.schedules
 from fastembed import serialization
 from fastembed.optimizers.adafactor import Adafactor
 from fastembed.optimizers.adagrad import Adagrad

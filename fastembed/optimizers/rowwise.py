@@ -172,7 +172,7 @@ class RowwiseRMSprop(Optimizer):
         epsilon: float >= 0.
         name, base: see `Optimizer`.
 
-    Source: FBGEMM's ROWWISE_RMSPROP, without its decay.
+    Source: FBGEMM's ROWWISE_RMSPROP_AR, without its decay.
 
     Example:
         >>> w = np.zeros((1, 2), "float32")
