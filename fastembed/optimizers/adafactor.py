@@ -43,7 +43,6 @@ class Adafactor(Optimizer):
 
     at_rest = "state"
     idle = False
-    num_passes = 3
 
     def __init__(
         self,
@@ -69,6 +68,9 @@ class Adafactor(Optimizer):
         if ndim > 2:
             raise ValueError(f"a variable of Adafactor must have at most two dimensions. Received: {ndim} of them")
         return "adafactor" if ndim == 2 else "adafactor_vector"
+
+    def num_passes(self, ndim):
+        return 3 if ndim == 2 else 2
 
     def begin(self, table_vd, ndim, weight_decay):
         own = {"size": table_vd.size, "w_squares": ops.sums(table_vd)[1], "weight_decay": weight_decay}

@@ -33,6 +33,7 @@ class _Variable:
         self.ndim = 2 if isinstance(variable, Table) else variable.ndim
         table_vd = self.matrix
         self.step = optimizer.step(self.ndim)
+        self.num_passes = optimizer.num_passes(self.ndim)
         self.parts = ops.state_parts(self.step, table_vd.shape[1])
         self.state_vs = _new_state(len(table_vd), self.parts, optimizer.initial())
         self.weight_decay = optimizer.decay_of(self)
@@ -237,7 +238,6 @@ class Optimizer(serialization.Configurable):
     legacy_decay = 0.0  # what `decay` is in a config of 2.9 that means the same here
     modes = MODES  # the values that `untouched` may have
     decoupled = True  # weight decay is what Optimizer says, not a part of the step
-    num_passes = 1
     # What a step without a gradient changes of a row (weight decay aside): "nothing", its "state", or its "weights".
     at_rest = "weights"
     idle = True  # but it changes nothing of a row that was never touched
@@ -260,6 +260,10 @@ class Optimizer(serialization.Configurable):
         """The hyperparameters of step t = 1, 2, ... with learning rate `rate`, as `ops` takes them."""
         own = {name: getattr(self, name) for name in self._own if name in ops.HYPERPARAMETERS}
         return {"learning_rate": rate, **own}
+
+    def num_passes(self, ndim):
+        """How many passes over the rows a step takes, for a variable of so many dimensions."""
+        return 1
 
     def passes(self, t, rate, own):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
@@ -484,12 +488,14 @@ class Optimizer(serialization.Configurable):
         limit = self.clipvalue or math.inf
         passes = [self.passes(t, rate, kept.own) for kept, _, _ in work]
         results = [None] * len(work)
-        for number in range(self.num_passes):
-            first, last = number == 0, number == self.num_passes - 1
-            updates = []
-            for (kept, gradient, groups), one, sums, scale in zip(work, passes, results, factors, strict=True):
-                step, hyper = one.send(sums)
-                how = {"factor": scale, "limit": limit, "everywhere": self._is_everywhere(kept, gradient)}
+        for number in range(max([kept.num_passes for kept, _, _ in work], default=0)):
+            updates, sent = [], []
+            for i, (kept, gradient, groups) in enumerate(work):
+                if number >= kept.num_passes:
+                    continue
+                first, last = number == 0, number == kept.num_passes - 1
+                step, hyper = passes[i].send(results[i])
+                how = {"factor": factors[i], "limit": limit, "everywhere": self._is_everywhere(kept, gradient)}
                 if first:
                     kept.hyper = hyper
                     how["fade"] = kept.weight_decay * rate
@@ -502,10 +508,12 @@ class Optimizer(serialization.Configurable):
                         kept.average_vd, kept.averaged_v, self.calls, self.ema_momentum, takes if last else -1.0
                     )
                 updates.append(kept.update(gradient, groups, step, hyper, **how))
-            results = ops.run(updates)
-        for (kept, _, _), one, sums in zip(work, passes, results, strict=True):
+                sent.append(i)
+            for i, sums in zip(sent, ops.run(updates), strict=True):
+                results[i] = sums
+        for i, (kept, _, _) in enumerate(work):
             with contextlib.suppress(StopIteration):
-                one.send(sums)
+                passes[i].send(results[i])
             if kept.history is not None:
                 kept.history.add(self, t, rate, kept.hyper)
                 if kept.history.full:

@@ -34,10 +34,12 @@ class Lamb(Moments):
 
     legacy_keys = None
     modes = ("skip", "dense")  # the norms are those of all rows
-    num_passes = 2
 
     def step(self, ndim=2):
         return "lamb"
+
+    def num_passes(self, ndim):
+        return 2
 
     def passes(self, t, rate, own):
         hyper = self.hyper(t, rate)
