@@ -166,6 +166,17 @@ def test_lapses(optimizer, parts, step, multiple, start, rng):
     assert optimizer.at_rest == ("weights" if moves else "state" if changes else "nothing")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("optimizer", [optimizer for optimizer, *_ in CASES], ids=repr)
+def test_long_lapses(optimizer):
+    """Finite at both ends of r, and after so many steps that every power is 0."""
+    n_k1, r_p = np.array([[1], [1000], [10**7]]), np.array([[0.0, 0.5, 1.0]])
+    drift = np.broadcast_to(optimizer.drift(10**8, 0.1, n_k1, r_p), (3, 3))
+    assert np.isfinite(drift).all()
+    if not isinstance(optimizer, optimizers.Lion):
+        assert (drift[2] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("optimizer", "at_rest"),
     [
