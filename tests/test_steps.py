@@ -73,11 +73,15 @@ def test_nan_stays(name):
     gradient[1, [2, 16]] = np.nan
     hyper = {"beta_1": 0.9, "beta_2": 0.9, "momentum": 0.9}
     table, state = stepped(name, start, gradient, **hyper)
-    table, _ = stepped(name, table, np.ones((3, 17)), state, **hyper)
+    table, state = stepped(name, table, np.ones((3, 17)), state, **hyper)
     wanted = np.isnan(gradient)
     if "rowwise" in name:
         wanted[1] = True
     assert np.array_equal(np.isnan(table), wanted)
+    for part, at in ops.state_parts(name, 17).items():
+        shared = ops.STATES[name][part] == ops.ROW or name == "rowwise_lars"
+        own = wanted if shared else np.isnan(gradient)
+        assert np.array_equal(np.isnan(state[:, at]), own[:, : at.stop - at.start]), part
 
 
 @pytest.mark.parametrize("name", ["rmsprop_centered", "rmsprop_centered_momentum"])
@@ -101,7 +105,7 @@ def test_a_norm_of_zero(name):
     assert table.tolist() == [[1.0] * 5]
 
 
-@pytest.mark.parametrize("power", [0.25, 0.49, 0.75, 1.0, 1.5, 4.0])
+@pytest.mark.parametrize("power", [0.0625, 0.25, 0.49, 0.75, 1.0, 1.5, 4.0])
 def test_powers_of_ftrl(power):
     """w = -1 / a^power, where the gradient is 0 and the linear part 1."""
     a = np.concatenate([np.logspace(-44, 38, 1001), [1.0, 2.0, 0.5, 1 + 2.0**-23, 1 - 2.0**-24, 3.4e38]])
@@ -111,10 +115,16 @@ def test_powers_of_ftrl(power):
         wanted = (-1 / (a.astype(np.float64) ** np.float32(power)).astype(np.float32)).astype(np.float32)
     normal = (np.abs(wanted) > 1e-37) & (np.abs(wanted) < 1e37)
     assert normal.sum() > 200
-    np.testing.assert_allclose(table[normal], wanted[normal], rtol=3e-7)
-    table, _ = stepped("ftrl", [[1.0, 1.0]], [[0.0, np.inf]], [[0, 0, 1, 1]], power=power, l2=0.25)
-    assert table[0, 0] == -2  # 0^power is 0
-    assert np.isnan(table[0, 1])
+    np.testing.assert_allclose(table[normal], wanted[normal], rtol=1.3e-7)
+    assert (table[normal] == wanted[normal]).mean() > 0.99
+    table, _ = stepped("ftrl", [[0.0, 0.0]], [[0.0, 0.0]], [[0, 1, 1, 1]], power=power)
+    assert table.tolist() == [[-np.inf, -1]]
+
+
+def test_power_zero_of_ftrl():
+    """A constant rate: every power is 1, that of 0 too."""
+    table, _ = stepped("ftrl", [[1.0, 1.0, 1.0]], [[0.0, 0.0, 3.0]], [[0, 7, 0, 1, 1, 1]], power=0, l2=0.5)
+    assert table.tolist() == [[-0.5, -0.5, -2.0]]
 
 
 # ---- lapses ----------------------------------------------------------------------------------------------------------
