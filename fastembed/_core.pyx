@@ -48,10 +48,12 @@ cdef extern from "_rows/rows.h" nogil:
         float rate
     ctypedef void fe_step(float **rows, float **states, const float **grads, size_t n, size_t d,
                           const fe_hyper *hyper, double *sums) noexcept nogil
+    enum: FE_TERMS
+    enum: FE_PARTS
     ctypedef struct fe_lapse:
         float fade
-        float decay[3]
-        float move[6]
+        float decay[FE_PARTS]
+        float move[FE_TERMS]
     ctypedef void fe_lapse_row(float *row, float *state, size_t d, const fe_hyper *hyper,
                                const fe_lapse *lapse) noexcept nogil
     ctypedef struct fe_step_about:
@@ -74,6 +76,10 @@ cdef extern from "_rows/rows.h" nogil:
         void (*scale)(float *x, float factor, size_t d) noexcept nogil
         float (*dot)(const float *x, const float *y, size_t d) noexcept nogil
         void (*sums)(const float *x, size_t n, double *sums) noexcept nogil
+        int (*finite)(const float *x, size_t n) noexcept nogil
+        void (*fade)(float **rows, size_t n, size_t d, float fade) noexcept nogil
+        void (*blend)(float *x, const float *y, float share, size_t d) noexcept nogil
+        void (*shape)(const float *x, float factor, float limit, size_t d, float *out) noexcept nogil
         size_t (*constrain)(float **rows, size_t n, size_t d, const fe_constraint *constraint,
                             int project) noexcept nogil
         void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low,
@@ -92,7 +98,13 @@ cdef extern from "_rows/parallel.h" nogil:
     void fe_barrier()
     int fe_team_size()
     int64_t fe_next(int64_t *counter)
-    void fe_raise(int *flag)
+    void fe_raise(int32_t *flag)
+    int32_t fe_load(const int32_t *number)
+    bint fe_claim(int32_t *number, int32_t before, int32_t after)
+
+cdef extern from "_rows/scalars.h" nogil:
+    double fe_power(double base, int64_t n)
+    double fe_expm1(double x)
 
 ctypedef fused id_t:
     int32_t
@@ -104,6 +116,7 @@ cdef enum:
     CHUNK = 512           # parts of a row that are summed one after the other; then the sums of chunks are
     HOT = 8 * CHUNK       # a row with so many parts is summed by all threads together
     BLOCK = 512           # keys of an update that a thread takes at a time
+    SMALL = 4096          # fewer ids are sorted by one thread
     BATCH = 16            # rows that are stepped together
     BAGS = 128            # bags, or more if they are small, that a thread takes at a time
     STREAM = 4 << 20      # bytes from which a gathered array is stored past the caches
@@ -138,6 +151,19 @@ def has_isa(str isa):
     """True if this build and processor can use `isa`."""
     name = isa.encode()
     return fe_rows_select(name) != NULL
+
+
+ctypedef void (*worker_t)(void *job, int me) noexcept nogil
+
+
+cdef void run(worker_t worker, void *job, int num_threads) noexcept:
+    """The worker, on one thread or a team of them."""
+    if num_threads <= 1:
+        with nogil:
+            worker(job, 0)
+    else:
+        with nogil, parallel(num_threads=num_threads):
+            worker(job, threadid())
 
 
 # ---- ids ---------------------------------------------------------------------------------------------------------
@@ -207,7 +233,7 @@ cdef struct Look:
     int32_t *arg              # pool by maximum only: position in the bag, or NULL
     int64_t step              # bags (or ids) a thread takes at a time
     int64_t next
-    int bad
+    int32_t bad
 
 
 cdef struct Window:           # the rows of ids low .. ready
@@ -246,7 +272,8 @@ cdef void slide(Look *look, Window *window, int64_t at, int64_t end) noexcept no
     window.ready = stop
 
 
-cdef void gather_worker(Look *look) noexcept nogil:
+cdef void gather_worker(void *job, int me) noexcept nogil:
+    cdef Look *look = <Look *>job
     cdef Window window
     cdef int64_t at, end, count
     cdef bint stream = look.ids.n * look.d * 4 >= STREAM
@@ -285,7 +312,8 @@ cdef inline double bag_factor(const Ids *ids, const float *weights, int combiner
     return 1 / total if combiner == _MEAN else 1 / sqrt(total)
 
 
-cdef void pool_worker(Look *look) noexcept nogil:
+cdef void pool_worker(void *job, int me) noexcept nogil:
+    cdef Look *look = <Look *>job
     cdef Window window
     cdef int64_t first, bag, last, start, end, at, stop, run, last_id
     cdef const float *weights
@@ -361,12 +389,7 @@ def gather(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None
     if look.v == 0:
         return False
     look.out = &out_nd[0, 0]
-    if num_threads <= 1:
-        with nogil:
-            gather_worker(&look)
-    else:
-        with nogil, parallel(num_threads=num_threads):
-            gather_worker(&look)
+    run(gather_worker, &look, num_threads)
     return not look.bad
 
 
@@ -391,17 +414,14 @@ def pool(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None, 
         look.step = BAGS * 16
     if num_threads <= 1:
         look.step = look.bags
-        with nogil:
-            pool_worker(&look)
-    else:
-        with nogil, parallel(num_threads=num_threads):
-            pool_worker(&look)
+    run(pool_worker, &look, num_threads)
     return not look.bad
 
 
-cdef void weights_gradient_worker(Look *look) noexcept nogil:
+cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
     """d loss / d w[i]; with c the bag's factor and y its output, u its upstream gradient, r the row of id i:
     sum u.r; mean c (u.r - u.y); sqrtn c u.r - c^2 w[i] u.y; max the u.r of the columns where i gave the maximum."""
+    cdef Look *look = <Look *>job
     cdef int64_t bag, first, last, i, j, start, end, row
     cdef double factor, dot_out, dot_row
     cdef const float *upstream
@@ -468,12 +488,7 @@ def weights_gradient(const float[:, ::1] table_vd not None, const id_t[::1] ids_
     look.upstream = &upstream_bd[0, 0]
     look.arg = &arg_bd[0, 0] if arg_bd is not None else NULL
     look.out = &out_n[0]
-    if num_threads <= 1:
-        with nogil:
-            weights_gradient_worker(&look)
-    else:
-        with nogil, parallel(num_threads=num_threads):
-            weights_gradient_worker(&look)
+    run(weights_gradient_worker, &look, num_threads)
     return not look.bad
 
 
@@ -496,7 +511,7 @@ cdef struct Sort:
     int64_t *bag_n            # by_position only: the bag of each position
     float *factor_b           # mean and sqrtn only
     int64_t kept              # ids that are not padding
-    int bad                   # an id or split was
+    int32_t bad               # an id or split was
 
 
 cdef inline int64_t share(int64_t n, int64_t t, int64_t threads) noexcept nogil:
@@ -648,10 +663,10 @@ cdef inline int64_t kept_by(const Sort *sort, int t, int end) noexcept nogil:
     return kept
 
 
-cdef void sort_worker(Sort *sort, int me) noexcept nogil:
+cdef void sort_keys(Sort *sort, int me, int threads) noexcept nogil:
     """Each thread sorts the keys of its share of the ids in its own cache. Then all threads merge pairs of sorted runs,
     until there is one. A run begins where the ids of its first thread do."""
-    cdef int threads = fe_team_size(), pass_, shift, width = 1, first, second, end
+    cdef int pass_, shift, width = 1, first, second, end
     cdef int64_t radix = <int64_t>1 << sort.digit_bits, size = max(sort.passes, 2) * radix
     cdef uint32_t *counts = sort.counts + me * size
     cdef uint64_t *keys = sort.keys
@@ -723,7 +738,9 @@ cdef class Groups:
     """The parts of a gradient, sorted by row: keys (row << part_bits | part). Parts of a row keep their order."""
     cdef Sort sort
     cdef uint64_t *memory
-    cdef const int64_t[::1] splits_b1    # keeps alive what sort.splits points to
+    cdef const int64_t[::1] splits_b1    # these keep alive what `sort` points to
+    cdef object ids_n
+    cdef const float[::1] weights_n
     cdef readonly int64_t num_rows
     cdef readonly Py_ssize_t unique      # rows that occur; -1: not counted yet
 
@@ -744,19 +761,22 @@ cdef class Groups:
 
 
 def group(const id_t[::1] ids_n not None, const int64_t[::1] splits_b1, const float[::1] weights_n, int combiner,
-          int64_t padding, int64_t v, int64_t bags, int num_threads):
-    """Groups of the ids by row; None if an id or split was bad.
+          int64_t padding, int64_t v, int64_t bags):
+    """Groups of the ids by row, not sorted yet: see sort().
 
     splits_b1 None: every id is a bag. Raises ValueError where a key does not fit 64 bits, or 2^32 ids are passed.
     """
     cdef Groups groups = Groups()
     cdef Sort *sort = &groups.sort
     cdef int row_bits, most
+    cdef bint factors = splits_b1 is not None and (combiner == _MEAN or combiner == _SQRTN)
     sort.ids = make_ids(ids_n, padding)
     sort.v = v
     sort.bags = bags
     sort.combiner = combiner
     groups.splits_b1 = splits_b1
+    groups.ids_n = ids_n
+    groups.weights_n = weights_n
     sort.splits = &splits_b1[0] if splits_b1 is not None else NULL
     sort.weights = &weights_n[0] if weights_n is not None and sort.ids.n else NULL
     sort.by_position = sort.splits != NULL and (sort.weights != NULL or combiner == _MAX)
@@ -767,52 +787,135 @@ def group(const id_t[::1] ids_n not None, const int64_t[::1] splits_b1, const fl
     groups.num_rows = v
     if sort.ids.n == 0:
         return groups
-    if bags <= 0 and sort.splits != NULL:
-        return None
     most = 6 if sort.ids.n < 1024 else 8 if sort.ids.n < 1 << 14 else 12
     sort.passes = (row_bits + most - 1) // most
     sort.digit_bits = (row_bits + sort.passes - 1) // sort.passes
+    sort.bad = bags <= 0 and sort.splits != NULL
     groups.memory = <uint64_t *>malloc(2 * sort.ids.n * sizeof(uint64_t))
-    sort.counts = <uint32_t *>malloc((num_threads * max(sort.passes, 2) * sizeof(uint32_t)) << sort.digit_bits)
     if sort.by_position:
         sort.bag_n = <int64_t *>malloc(sort.ids.n * sizeof(int64_t))
-    if sort.splits != NULL and (combiner == _MEAN or combiner == _SQRTN):
-        sort.factor_b = <float *>malloc(bags * sizeof(float))
-    if (groups.memory == NULL or sort.counts == NULL or (sort.by_position and sort.bag_n == NULL)
-            or (sort.factor_b == NULL and sort.splits != NULL and (combiner == _MEAN or combiner == _SQRTN))):
-        free(sort.counts)
+    if factors:
+        sort.factor_b = <float *>malloc(max(bags, 1) * sizeof(float))
+    if groups.memory == NULL or (sort.by_position and sort.bag_n == NULL) or (factors and sort.factor_b == NULL):
         raise MemoryError(f"no memory to group {sort.ids.n} ids")
     sort.keys = groups.memory
     sort.other = groups.memory + sort.ids.n
-    if num_threads <= 1:
-        with nogil:
-            sort_worker(sort, 0)
-    else:
-        with nogil, parallel(num_threads=num_threads):
-            sort_worker(sort, threadid())
-    free(sort.counts)
-    sort.counts = NULL
-    return None if sort.bad else groups
+    return groups
+
+
+cdef struct Sorts:                # small ones, each for one thread, and then large ones, each for all threads
+    Sort **sorts
+    int64_t count
+    int64_t next
+
+
+cdef inline bint is_large(const Sort *sort) noexcept nogil:
+    return sort.ids.n >= SMALL
+
+
+cdef void sort_worker(void *job, int me) noexcept nogil:
+    cdef Sorts *sorts = <Sorts *>job
+    cdef int64_t i = fe_next(&sorts.next)
+    while i < sorts.count:
+        if not is_large(sorts.sorts[i]) and not sorts.sorts[i].bad:
+            sort_keys(sorts.sorts[i], 0, 1)
+        i = fe_next(&sorts.next)
+    for i in range(sorts.count):
+        if is_large(sorts.sorts[i]) and not sorts.sorts[i].bad:
+            sort_keys(sorts.sorts[i], me, fe_team_size())
+
+
+def sort(list all_groups not None, int num_threads):
+    """Sorts groups, together. Returns the index of the first that has a bad id or split; -1: none has."""
+    cdef Py_ssize_t i, count = len(all_groups)
+    cdef Sort *one
+    cdef Sorts sorts
+    sorts.count = sorts.next = 0
+    sorts.sorts = <Sort **>calloc(count + 1, sizeof(Sort *))
+    if sorts.sorts == NULL:
+        raise MemoryError("no memory for a list of groups")
+    try:
+        for i in range(count):
+            one = &(<Groups?>all_groups[i]).sort
+            if one.ids.n and one.kept == 0:
+                one.counts = <uint32_t *>malloc(((num_threads if is_large(one) else 1) * max(one.passes, 2)
+                                                 * sizeof(uint32_t)) << one.digit_bits)
+                sorts.sorts[sorts.count] = one
+                sorts.count += 1
+                if one.counts == NULL:
+                    raise MemoryError("no memory to sort ids")
+        run(sort_worker, &sorts, num_threads)
+    finally:
+        for i in range(sorts.count):
+            free(sorts.sorts[i].counts)
+            sorts.sorts[i].counts = NULL
+        free(sorts.sorts)
+    for i in range(count):
+        if (<Groups>all_groups[i]).sort.bad:
+            return i
+    return -1
 
 
 # ---- update --------------------------------------------------------------------------------------------------------
 
-cdef struct Update:
+cdef enum:
+    MOMENT = 8            # doubles of a line of `moments`: FE_TERMS of drift, then these two:
+    LOG_KEPT = 6          # the log of what weight decay has left of a weight since step 0
+    TRAVELLED = 7         # the sum of all drifts since step 0
+    REPLAY = 14           # floats of a line of `replays`: the numbers of fe_hyper, then weight decay times learning rate
+
+cdef struct Update:               # one variable in one pass
     const fe_rows *rows
+    float *table
+    int64_t v
+    int64_t d
+    int64_t stride                # from row to row: d, or 0 for a step that looks at gradients alone
+    float *state
+    int64_t state_width
+    fe_step *step                 # NULL: none
+    fe_hyper hyper
+    fe_constraint constraint
+    int64_t blocks
+    double *sums                  # what the step leaves for a further pass, for each block; or NULL
+    int64_t sums_width
+    # the gradient: parts in groups, or a vector for each row
     Sort *sort
     const float *upstream
     int64_t bags
-    int64_t d
     bint plain                    # a part is an upstream gradient, times nothing
     bint far                      # the upstream gradients are too large for the caches
     const float *weights
     const int32_t *arg            # a maximum: which id of the bag gave it
-    float *table
-    float *state
-    int64_t state_width
-    fe_step *step
-    fe_hyper hyper
-    fe_constraint constraint
+    const float *dense
+    bint everywhere               # rows without a gradient take a step too, with zeros
+    const float *zeros
+    # what is done to the sums, and to rows, before the step
+    bint shaped
+    float factor
+    float limit
+    float fade                    # weight decay times learning rate
+    const float *scales           # of the learning rate, for each row; 0: the row is frozen
+    # steps that rows have missed
+    int32_t *last                 # the last step of each row, 0: none yet; NULL: rows do not catch up
+    int32_t now                   # the last step that is done
+    int32_t then                  # what `last` becomes: now, or the step that is being taken
+    bint idle                     # a row that was never touched has missed nothing
+    fe_step *replayed
+    fe_lapse_row *lapse           # NULL: missed steps are replayed
+    const double *moments         # a line for each step from `first` on
+    const float *replays          # likewise
+    int32_t most                  # only so many of the missed steps are replayed, the last ones
+    int32_t first
+    int32_t reach                 # steps after which a row no longer drifts
+    bint endless                  # or rows drift for ever, all by the same
+    double weight_decay
+    double decays[FE_PARTS]
+    # averages of the weights over the calls
+    float *average
+    int32_t *averaged             # the last call that a row's average has in it
+    int32_t calls                 # calls before this one
+    double average_keeps          # what a call leaves of an average
+    float average_takes           # what it takes of the new weights; below 0: this is no call
     # "store" only: rows are put one after the other, their numbers into unique_rows
     int64_t *unique_rows
     int64_t *unique_before        # for each block: the rows that begin before it
@@ -822,10 +925,17 @@ cdef struct Update:
     int64_t *hot_end
     int64_t *hot_chunks           # chunks of the hot rows before this one; hot + 1 numbers
     float *hot_sums               # the sum of each chunk
+
+
+cdef struct Team:                 # updates that are done together
+    Update **updates
+    int64_t count
+    int64_t *blocks               # those of the updates before each; count + 1 numbers
+    int64_t *chunks               # of hot rows, likewise
     int64_t next_chunk
     int64_t next_block
-    # for each thread: BATCH sums and one more
-    float *scratch
+    float *scratch                # for each thread: BATCH sums, one more, and sums that nobody reads
+    int64_t scratch_size
 
 
 cdef struct Parts:                # a block of parts, ready for a row function
@@ -833,6 +943,12 @@ cdef struct Parts:                # a block of parts, ready for a row function
     const int32_t *args[BLOCK + CHUNK]
     int32_t index[BLOCK + CHUNK]
     float factors[BLOCK + CHUNK]
+
+
+cdef struct Rows:                 # a block of rows and their states
+    int64_t numbers[BLOCK + 1]
+    float *rows[BLOCK + FE_AHEAD_STEP]
+    float *states[BLOCK + FE_AHEAD_STEP]
 
 
 cdef inline int64_t row_at(const Update *u, int64_t k) noexcept nogil:
@@ -911,18 +1027,208 @@ cdef inline int64_t end_of_run(const Update *u, int64_t begin) noexcept nogil:
     return low + 1
 
 
-cdef int64_t rows_of_block(Update *u, int64_t block, int64_t *begins, float **rows, float **states) noexcept nogil:
-    """The rows whose first key is in this block: where their keys begin (and the last one's end), pointers to them and
-    to their states, and FE_AHEAD_STEP pointers more. Returns how many they are."""
+cdef inline int64_t first_key(const Update *u, int64_t row) noexcept nogil:
+    """The first key of `row` or of a row behind it."""
+    cdef int64_t low = 0, high = u.sort.kept, middle
+    while low < high:
+        middle = (low + high) // 2
+        if row_at(u, middle) < row:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+# ---- steps that a row missed
+
+cdef void replay(const Update *u, float *row, float *state, int32_t since, float scale, double *unread) noexcept nogil:
+    """The steps after `since`, up to `now`, with gradients of zeros: what updates of all rows would have done."""
+    cdef float *rows[1 + FE_AHEAD_STEP]
+    cdef float *states[1 + FE_AHEAD_STEP]
+    cdef const float *grads[1]
+    cdef const float *line
+    cdef fe_hyper hyper = u.hyper
+    cdef int32_t t
+    cdef int i
+    fe_check(max(since, u.now - u.most) + 1 >= u.first)
+    for i in range(1 + FE_AHEAD_STEP):
+        rows[i] = row
+        states[i] = state
+    grads[0] = u.zeros
+    for t in range(max(since, u.now - u.most), u.now):
+        line = u.replays + <int64_t>(t + 1 - u.first) * REPLAY
+        memcpy(&hyper, line, (REPLAY - 1) * sizeof(float))
+        hyper.learning_rate *= scale
+        if line[REPLAY - 1] != 0:
+            u.rows.fade(rows, 1, u.d, line[REPLAY - 1] * scale)
+        u.replayed(rows, states, grads, 1, u.d, &hyper, unread)
+        if u.constraint.kind:
+            u.rows.constrain(rows, 1, u.d, &u.constraint, 1)
+
+
+cdef void leap(const Update *u, float *row, float *state, int32_t since) noexcept nogil:
+    """The same in closed form (fe_lapse in rows.h)."""
+    cdef fe_lapse lapse
+    cdef const double *start = u.moments + <int64_t>(since - u.first) * MOMENT
+    cdef const double *end = u.moments + <int64_t>(u.now - u.first) * MOMENT
+    cdef double fade = -fe_expm1(end[LOG_KEPT] - start[LOG_KEPT]), kept = 1
+    cdef int64_t missed = u.now - since
+    cdef int p
+    fe_check(since >= u.first)
+    if missed > u.reach and u.weight_decay != 0:       # drifts end at step since + reach; they fade from then on
+        kept += fe_expm1(end[LOG_KEPT] - start[u.reach * MOMENT + LOG_KEPT])
+    lapse.fade = <float>fade
+    for p in range(FE_TERMS):
+        lapse.move[p] = <float>(start[p] * kept)
+    if u.endless:
+        lapse.move[0] = <float>(fade / u.weight_decay if u.weight_decay != 0 else end[TRAVELLED] - start[TRAVELLED])
+    for p in range(FE_PARTS):
+        lapse.decay[p] = <float>fe_power(u.decays[p], missed)
+    u.lapse(row, state, u.d, &u.hyper, &lapse)
+
+
+cdef inline bint is_behind(const Update *u, int64_t number, int32_t since) noexcept nogil:
+    return since < u.now and not (u.idle and since == 0) and (u.scales == NULL or u.scales[number] != 0)
+
+
+cdef inline void catch_up(const Update *u, float *row, float *state, int64_t number, int32_t since,
+                          double *unread) noexcept nogil:
+    if u.lapse != NULL:
+        leap(u, row, state, since)
+    else:
+        replay(u, row, state, since, 1 if u.scales == NULL else u.scales[number], unread)
+
+
+cdef struct Behind:               # rows of some ids that have missed steps
+    const Update *u
+    Ids ids
+    int64_t next
+
+
+cdef void catch_up_worker(void *job, int me) noexcept nogil:
+    """A thread that finds a row behind marks it as up to date and makes it so. Ids outside the table are passed over."""
+    cdef Behind *behind = <Behind *>job
+    cdef const Update *u = behind.u
+    cdef int64_t numbers[TASK]
+    cdef int32_t since[TASK]
+    cdef int64_t at, end, i, row, m, d = u.d
+    while True:
+        at = fe_next(&behind.next) * TASK
+        if at >= behind.ids.n:
+            return
+        end = behind.ids.n if behind.ids.n - at < TASK else at + TASK
+        for i in range(at, end):
+            row = id_at(&behind.ids, i)
+            if <uint64_t>row < <uint64_t>u.v:
+                fe_prefetch(u.last + row, sizeof(int32_t))
+        m = 0
+        for i in range(at, end):
+            row = id_at(&behind.ids, i)
+            if <uint64_t>row >= <uint64_t>u.v:
+                continue
+            since[m] = fe_load(u.last + row)
+            if is_behind(u, row, since[m]) and fe_claim(u.last + row, since[m], u.now):
+                numbers[m] = row
+                m += 1
+        for i in range(m + FE_AHEAD_STEP):
+            if i < m:
+                fe_prefetch(u.table + numbers[i] * d, d * sizeof(float))
+                fe_prefetch(u.state + numbers[i] * u.state_width, u.state_width * sizeof(float))
+                if u.lapse != NULL:
+                    fe_prefetch(u.moments + <int64_t>(since[i] - u.first) * MOMENT, MOMENT * sizeof(double))
+            if i >= FE_AHEAD_STEP:
+                row = numbers[i - FE_AHEAD_STEP]
+                catch_up(u, u.table + row * d, u.state + row * u.state_width, row, since[i - FE_AHEAD_STEP], NULL)
+
+
+# ---- blocks of rows
+
+cdef inline void take_steps(const Update *u, float **rows, float **states, const float **grads, int64_t n, float scale,
+                            double *sums) noexcept nogil:
+    cdef fe_hyper scaled
+    cdef const fe_hyper *hyper = &u.hyper
+    if scale != 1:
+        scaled = u.hyper
+        scaled.learning_rate *= scale
+        hyper = &scaled
+    if u.fade != 0:
+        u.rows.fade(rows, n, u.d, u.fade * scale)
+    if u.step != NULL:
+        u.step(rows, states, grads, n, u.d, hyper, sums)
+    if u.constraint.kind:
+        u.rows.constrain(rows, n, u.d, &u.constraint, 1)
+
+
+cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float **grads, float *scratch,
+                     double *sums) noexcept nogil:
+    """The step of rows at .. at + n of a block, n <= BATCH, and all that comes before and after it."""
+    cdef float **rows = block.rows + at
+    cdef float **states = block.states + at
+    cdef const int64_t *numbers = block.numbers + at
+    cdef double *unread = <double *>(scratch + ((BATCH + 1) * u.d + 1) // 2 * 2)
+    cdef int64_t i, end
+    cdef int32_t since
+    cdef float scale
+    if u.shaped:
+        for i in range(n):
+            u.rows.shape(grads[i], u.factor, u.limit, u.d, scratch + i * u.d)
+            grads[i] = scratch + i * u.d
+    if u.last != NULL:
+        for i in range(n):
+            since = u.last[numbers[i]]
+            if is_behind(u, numbers[i], since):
+                catch_up(u, rows[i], states[i], numbers[i], since, unread)
+                u.last[numbers[i]] = u.then
+            elif u.step != NULL:           # one that was never touched stays so while others only catch up
+                u.last[numbers[i]] = u.then
+    if u.average != NULL:
+        for i in range(n):
+            since = u.averaged[numbers[i]]
+            if since < u.calls:
+                u.rows.blend(u.average + numbers[i] * u.d, rows[i],
+                             <float>(1 - fe_power(u.average_keeps, u.calls - since)), u.d)
+    if u.scales == NULL:
+        take_steps(u, rows, states, grads, n, 1, sums)
+    else:                                  # runs of rows with one scale
+        i = 0
+        while i < n:
+            scale = u.scales[numbers[i]]
+            end = i + 1
+            while end < n and u.scales[numbers[end]] == scale:
+                end += 1
+            if scale != 0:
+                take_steps(u, rows + i, states + i, grads + i, end - i, scale, sums)
+            i = end
+    if u.average != NULL:
+        for i in range(n):
+            u.averaged[numbers[i]] = u.calls
+            if u.average_takes >= 0:
+                u.rows.blend(u.average + numbers[i] * u.d, rows[i], u.average_takes, u.d)
+                u.averaged[numbers[i]] = u.calls + 1
+
+
+cdef inline void point_rows(const Update *u, Rows *block, int64_t m) noexcept nogil:
+    """Pointers to m rows and their states by their numbers, and FE_AHEAD_STEP more."""
+    cdef int64_t i
+    for i in range(m):
+        block.rows[i] = u.table + block.numbers[i] * u.stride
+        block.states[i] = u.state + block.numbers[i] * u.state_width
+    for i in range(m, m + FE_AHEAD_STEP):
+        block.rows[i] = block.rows[m - 1]
+        block.states[i] = block.states[m - 1]
+
+
+cdef int64_t rows_of_block(Update *u, int64_t block, int64_t *begins, Rows *out) noexcept nogil:
+    """The rows whose first key is in this block, and where their keys begin (and the last one's end). Returns how many
+    they are."""
     cdef const uint64_t *keys = u.sort.keys
-    cdef int64_t numbers[BLOCK + 1]
     cdef int64_t k = block * BLOCK, stop = k + BLOCK if k + BLOCK < u.sort.kept else u.sort.kept
     cdef int64_t row, m = 0, i, before, last = row_at(u, k - 1) if k else -1
     cdef int shift = u.sort.part_bits
     for k in range(k, stop):               # no branch: whether a row is new can not be predicted
         row = <int64_t>(keys[k] >> shift)
         begins[m] = k
-        numbers[m] = row
+        out.numbers[m] = row
         m += row != last
         last = row
     fe_check(m <= BLOCK)
@@ -932,34 +1238,31 @@ cdef int64_t rows_of_block(Update *u, int64_t block, int64_t *begins, float **ro
     if u.unique_rows != NULL:
         before = u.unique_before[block]
         for i in range(m):
-            u.unique_rows[before + i] = numbers[i]
-            numbers[i] = before + i
-    for i in range(m):
-        rows[i] = u.table + numbers[i] * u.d
-        states[i] = u.state + numbers[i] * u.state_width
-    for i in range(m, m + FE_AHEAD_STEP):
-        rows[i] = rows[m - 1]
-        states[i] = states[m - 1]
+            u.unique_rows[before + i] = out.numbers[i]
+            out.numbers[i] = before + i
+    point_rows(u, out, m)
     return m
 
 
-cdef void update_block(Update *u, int64_t block, Parts *parts, float *scratch) noexcept nogil:
-    """Sums the parts of the rows of a block and steps them, BATCH rows at a time. Only the last row can have more than
-    CHUNK parts (as CHUNK >= BLOCK)."""
+cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, double *sums) noexcept nogil:
+    """Sums the parts of the rows of a block of keys and steps them, BATCH rows at a time. Only the last row can have
+    more than CHUNK parts (as CHUNK >= BLOCK)."""
     cdef int64_t begins[BLOCK + 1]
-    cdef float *rows[BLOCK + FE_AHEAD_STEP]
-    cdef float *states[BLOCK + FE_AHEAD_STEP]
+    cdef Rows rows
     cdef const float *grads[BATCH]
-    cdef int64_t i, r, at, count, first, m = rows_of_block(u, block, begins, rows, states)
+    cdef int64_t i, r, at, count, first, m = rows_of_block(u, block, begins, &rows)
     cdef size_t row_bytes = u.d * sizeof(float), state_bytes = u.state_width * sizeof(float)
     if m == 0:
         return
     first = begins[0]
     count = begins[m if begins[m] - begins[m - 1] <= CHUNK else m - 1] - first
     load_parts(u, first, count, parts)
+    if u.last != NULL:
+        for i in range(m):
+            fe_prefetch(u.last + rows.numbers[i], sizeof(int32_t))
     for i in range(FE_AHEAD_STEP if FE_AHEAD_STEP < m else m):
-        fe_prefetch(rows[i], row_bytes)
-        fe_prefetch(states[i], state_bytes)
+        fe_prefetch(rows.rows[i], row_bytes)
+        fe_prefetch(rows.states[i], state_bytes)
     for i in range(m):
         r = i % BATCH
         at = begins[i] - first
@@ -974,33 +1277,84 @@ cdef void update_block(Update *u, int64_t block, Parts *parts, float *scratch) n
         else:
             sum_long_run(u, begins[i], begins[i + 1], parts, scratch + r * u.d, scratch + BATCH * u.d)
         if r == BATCH - 1 or i == m - 1:
-            u.step(rows + (i - r), states + (i - r), grads, r + 1, u.d, &u.hyper, NULL)
-            if u.constraint.kind:
-                u.rows.constrain(rows + (i - r), r + 1, u.d, &u.constraint, 1)
+            step_batch(u, &rows, i - r, r + 1, grads, scratch, sums)
 
 
-cdef void update_worker(Update *u, int me) noexcept nogil:
+cdef void update_range(Update *u, int64_t block, Parts *parts, float *scratch, double *sums) noexcept nogil:
+    """Steps all rows of a block of the table, those without a gradient with zeros."""
+    cdef Rows rows
+    cdef const float *grads[BATCH]
+    cdef int64_t first = block * BLOCK, count = BLOCK if u.v - first > BLOCK else u.v - first
+    cdef int64_t i, r, end, k = 0, kept = 0
+    for i in range(count):
+        rows.numbers[i] = first + i
+    point_rows(u, &rows, count)
+    if u.sort != NULL and u.upstream != NULL:
+        kept = u.sort.kept
+        k = first_key(u, first)
+    for i in range(count):
+        r = i % BATCH
+        grads[r] = u.zeros
+        if u.dense != NULL:
+            grads[r] = u.dense + (first + i) * u.d
+        elif k < kept and row_at(u, k) == first + i:
+            grads[r] = scratch + r * u.d
+            end = end_of_run(u, k)
+            if end - k <= CHUNK:
+                load_parts(u, k, end - k, parts)
+                sum_parts(u, parts, 0, end - k, scratch + r * u.d)
+            else:
+                sum_long_run(u, k, end, parts, scratch + r * u.d, scratch + BATCH * u.d)
+            k = end
+        if r == BATCH - 1 or i == count - 1:
+            step_batch(u, &rows, i - r, r + 1, grads, scratch, sums)
+
+
+cdef inline int64_t index_of(const int64_t *starts, int64_t count, int64_t at) noexcept nogil:
+    """The last i < count with starts[i] <= at."""
+    cdef int64_t low = 0, high = count, middle
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if starts[middle] <= at:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+cdef void update_worker(void *job, int me) noexcept nogil:
+    cdef Team *team = <Team *>job
+    cdef Update *u
     cdef Parts parts
-    cdef float *scratch = u.scratch + me * (BATCH + 1) * u.d
-    cdef int64_t chunk, h, first, end, block
-    while u.hot:
-        chunk = fe_next(&u.next_chunk)
-        if chunk >= u.hot_chunks[u.hot]:
+    cdef float *scratch = team.scratch + me * team.scratch_size
+    cdef double *sums
+    cdef int64_t chunk, h, i, first, end, block
+    while team.chunks[team.count]:
+        chunk = fe_next(&team.next_chunk)
+        if chunk >= team.chunks[team.count]:
             break
-        h = 0
-        while u.hot_chunks[h + 1] <= chunk:
-            h += 1
+        i = index_of(team.chunks, team.count, chunk)
+        u = team.updates[i]
+        chunk -= team.chunks[i]
+        h = index_of(u.hot_chunks, u.hot, chunk)
         first = u.hot_begin[h] + (chunk - u.hot_chunks[h]) * CHUNK
         end = first + CHUNK if first + CHUNK < u.hot_end[h] else u.hot_end[h]
         load_parts(u, first, end - first, &parts)
         sum_parts(u, &parts, 0, end - first, u.hot_sums + chunk * u.d)
-    if u.hot:
+    if team.chunks[team.count]:
         fe_barrier()
     while True:
-        block = fe_next(&u.next_block)
-        if block * BLOCK >= u.sort.kept:
+        block = fe_next(&team.next_block)
+        if block >= team.blocks[team.count]:
             return
-        update_block(u, block, &parts, scratch)
+        i = index_of(team.blocks, team.count, block)
+        u = team.updates[i]
+        block -= team.blocks[i]
+        sums = u.sums + block * u.sums_width if u.sums != NULL else NULL
+        if u.everywhere:
+            update_range(u, block, &parts, scratch, sums)
+        else:
+            update_keys(u, block, &parts, scratch, sums)
 
 
 cdef int find_hot(Update *u) except -1:
@@ -1036,34 +1390,56 @@ cdef int find_hot(Update *u) except -1:
     return 0
 
 
-cdef int run_update(Update *u, int num_threads) except -1:
+cdef int run_updates(Update **updates, int64_t count, int num_threads) except -1:
+    """Does the updates together: threads take blocks from one list."""
+    cdef Team team
+    cdef int64_t i, d = 0
+    memset(&team, 0, sizeof(team))
+    team.updates = updates
+    team.count = count
     try:
-        u.scratch = <float *>malloc(num_threads * (BATCH + 1) * u.d * sizeof(float))
-        if u.scratch == NULL:
+        team.blocks = <int64_t *>calloc(2 * (count + 1), sizeof(int64_t))
+        if team.blocks == NULL:
+            raise MemoryError("no memory for a list of updates")
+        team.chunks = team.blocks + count + 1
+        for i in range(count):
+            d = max(d, updates[i].d)
+            if updates[i].sort != NULL and updates[i].upstream != NULL:
+                find_hot(updates[i])
+            team.blocks[i + 1] = team.blocks[i] + updates[i].blocks
+            team.chunks[i + 1] = team.chunks[i] + (updates[i].hot_chunks[updates[i].hot] if updates[i].hot else 0)
+        team.scratch_size = (BATCH + 4) * d + 32
+        team.scratch = <float *>malloc(max(num_threads, 1) * team.scratch_size * sizeof(float))
+        if team.scratch == NULL:
             raise MemoryError("no memory for the sums of an update")
-        find_hot(u)
-        if num_threads <= 1:
-            with nogil:
-                update_worker(u, 0)
-        else:
-            with nogil, parallel(num_threads=num_threads):
-                update_worker(u, threadid())
+        run(update_worker, &team, num_threads)
     finally:
-        free(u.scratch)
-        free(u.hot_begin)
-        free(u.hot_sums)
+        free(team.blocks)
+        free(team.scratch)
+        for i in range(count):
+            free(updates[i].hot_begin)
+            free(updates[i].hot_sums)
+            updates[i].hot_begin = NULL
+            updates[i].hot_sums = NULL
+            updates[i].hot = 0
     return 0
 
 
-cdef Update make_update(Groups groups, const float[:, ::1] upstream_bd, const float[::1] weights_n,
-                        const int32_t[:, ::1] arg_bd) except *:
-    """The arrays must be those that `groups` was made for: their lengths are checked again here."""
-    cdef Update u
-    memset(&u, 0, sizeof(u))
-    u.rows = rows_of_isa
+cdef fe_constraint make_constraint(tuple numbers) except *:
+    cdef fe_constraint constraint
+    memset(&constraint, 0, sizeof(constraint))
+    if numbers is not None:
+        constraint.kind, constraint.low, constraint.high, constraint.rate = numbers
+    return constraint
+
+
+cdef int set_parts(Update *u, Groups groups, const float[:, ::1] upstream_bd, const float[::1] weights_n,
+                   const int32_t[:, ::1] arg_bd) except -1:
+    """The gradient. The arrays must be those that `groups` was made for: their lengths are checked again here."""
     u.sort = &groups.sort
-    u.d = upstream_bd.shape[1]
     u.bags = upstream_bd.shape[0]
+    if upstream_bd.shape[1] != u.d:
+        raise ValueError("`upstream` has rows of another length than the table")
     if u.bags < (groups.sort.bags if groups.sort.splits != NULL else groups.sort.ids.n):
         raise ValueError("`upstream` has fewer rows than the groups were made for")
     if groups.sort.kept and u.d:
@@ -1078,145 +1454,195 @@ cdef Update make_update(Groups groups, const float[:, ::1] upstream_bd, const fl
                 raise ValueError("`argmax` has another shape than `upstream`")
             u.arg = &arg_bd[0, 0]
     u.plain = u.weights == NULL and u.sort.factor_b == NULL and u.arg == NULL
-    return u
+    u.blocks = (u.sort.kept + BLOCK - 1) // BLOCK if u.upstream != NULL else 0
+    return 0
 
 
-cdef struct Dense:                # every row: steps it, if there is a step, and looks at its constraint
-    const fe_rows *rows
-    float *table
-    float *state
-    const float *grads
-    int64_t v
-    int64_t d
-    int64_t state_width
-    fe_step *step
-    fe_hyper hyper
-    fe_constraint constraint
-    int project
-    int64_t broken                # rows that broke the constraint
-    int64_t next
+cdef class Job:
+    """One pass over rows of one variable, for run(): what step they take, with which gradient, and what else happens to
+    them. Arrays stay alive as long as the job."""
+    cdef Update u
+    cdef float[:, ::1] table_vd, state_vs, average_vd
+    cdef const float[:, ::1] upstream_bd, dense_vd
+    cdef const float[::1] weights_n, zeros_d, columns_d, scales_v
+    cdef const int32_t[:, ::1] arg_bd
+    cdef int32_t[::1] last_v, averaged_v
+    cdef const double[:, ::1] moments_tm
+    cdef const float[:, ::1] replays_th
+    cdef Groups groups
+
+    def __cinit__(self, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step, tuple hyper not None,
+                  tuple constraint):
+        """step: its number in STEPS, or -1 for none. hyper: the numbers of fe_hyper, in order; constraint: the four of
+        fe_constraint, or None."""
+        cdef Update *u = &self.u
+        memset(u, 0, sizeof(self.u))
+        u.rows = rows_of_isa
+        u.v = table_vd.shape[0]
+        u.d = u.stride = table_vd.shape[1]
+        self.table_vd = table_vd
+        u.table = &table_vd[0, 0] if u.v and u.d else NULL
+        if state_vs is not None:
+            if state_vs.shape[0] < u.v:
+                raise ValueError("`state` has fewer rows than the table")
+            self.state_vs = state_vs
+            u.state = &state_vs[0, 0] if u.v else NULL
+            u.state_width = state_vs.shape[1]
+        if step >= 0:
+            u.step = u.rows.step[step]
+            u.replayed = u.step
+            u.sums_width = fe_steps[step].numbers + fe_steps[step].columns * u.d
+        (u.hyper.learning_rate, u.hyper.momentum, u.hyper.beta_1, u.hyper.beta_2, u.hyper.epsilon,
+         u.hyper.weight_decay, u.hyper.scale_m, u.hyper.scale_g, u.hyper.scale_v, u.hyper.l1, u.hyper.l2,
+         u.hyper.l2_shrinkage, u.hyper.power) = hyper
+        u.constraint = make_constraint(constraint)
+
+    def parts(self, Groups groups not None, const float[:, ::1] upstream_bd not None, const float[::1] weights_n,
+              const int32_t[:, ::1] arg_bd):
+        """A row-sparse gradient."""
+        if self.u.v < groups.num_rows:
+            raise ValueError("`table` has another shape than the groups were made for")
+        self.groups, self.upstream_bd, self.weights_n, self.arg_bd = groups, upstream_bd, weights_n, arg_bd
+        set_parts(&self.u, groups, upstream_bd, weights_n, arg_bd)
+
+    def dense(self, const float[:, ::1] grads_vd not None):
+        """A gradient that has every row."""
+        if grads_vd.shape[0] != self.u.v or grads_vd.shape[1] != self.u.d:
+            raise ValueError("the gradient has another shape than the table")
+        self.dense_vd = grads_vd
+        self.u.dense = &grads_vd[0, 0] if self.u.v and self.u.d else NULL
+        self.step_everywhere()
+
+    def everywhere(self, const float[::1] zeros_d not None):
+        """Rows without a gradient step too."""
+        self.set_zeros(zeros_d)
+        self.step_everywhere()
+
+    cdef step_everywhere(self):
+        self.u.everywhere = True
+        self.u.blocks = (self.u.v + BLOCK - 1) // BLOCK if self.u.d else 0
+
+    cdef set_zeros(self, const float[::1] zeros_d):
+        if zeros_d.shape[0] < self.u.d:
+            raise ValueError("`zeros` is shorter than a row")
+        self.zeros_d = zeros_d
+        self.u.zeros = &zeros_d[0] if self.u.d else NULL
+
+    def without_table(self):
+        """The step looks at gradients alone: no row of the table is asked for."""
+        self.u.stride = self.u.state_width = 0
+
+    def columns(self, const float[::1] columns_d not None):
+        """The numbers that fe_hyper has for each column."""
+        if columns_d.shape[0] < self.u.d:
+            raise ValueError("`columns` is shorter than a row")
+        self.columns_d = columns_d
+        self.u.hyper.columns = &columns_d[0] if self.u.d else NULL
+
+    def shape(self, float factor, float limit):
+        """Summed gradients are multiplied by `factor` and cut off at -limit and limit."""
+        self.u.shaped = True
+        self.u.factor = factor
+        self.u.limit = limit
+
+    def fade(self, float fade):
+        """w -= fade w before the step."""
+        self.u.fade = fade
+
+    def scale(self, const float[::1] scales_v not None):
+        """The learning rate of each row is multiplied by a number; a row with 0 is left out."""
+        if scales_v.shape[0] < self.u.v:
+            raise ValueError("`scales` is shorter than the table")
+        self.scales_v = scales_v
+        self.u.scales = &scales_v[0] if self.u.v else NULL
+
+    def catch_up(self, int32_t[::1] last_v not None, int32_t now, int32_t then, bint idle, const float[::1] zeros_d):
+        """Rows first take the steps that they have missed up to step `now`; their last step is then `then`."""
+        if last_v.shape[0] < self.u.v:
+            raise ValueError("`last` is shorter than the table")
+        self.last_v = last_v
+        self.set_zeros(zeros_d)
+        self.u.last = &last_v[0] if self.u.v else NULL
+        self.u.now, self.u.then, self.u.idle = now, then, idle
+
+    def replays(self, const float[:, ::1] replays_th not None, int32_t first, int step, int32_t most):
+        """Missed steps are taken one after the other, the last `most` of them: step number `step` with the numbers of
+        line t - first."""
+        if replays_th.shape[1] != REPLAY or replays_th.shape[0] <= self.u.now - first:
+            raise ValueError("`replays` has another shape than the steps")
+        self.replays_th = replays_th
+        self.u.replays = &replays_th[0, 0]
+        self.u.first, self.u.most = first, most
+        self.u.replayed = self.u.rows.step[step]
+
+    def leaps(self, const double[:, ::1] moments_tm not None, int32_t first, int step, int32_t reach, bint endless,
+              double weight_decay, tuple decays not None):
+        """Missed steps are taken at once, in closed form: see leap()."""
+        cdef int p
+        if moments_tm.shape[1] != MOMENT or moments_tm.shape[0] <= self.u.now - first:
+            raise ValueError("`moments` has another shape than the steps")
+        if self.u.rows.lapse[step] == NULL:
+            raise ValueError(f"{STEPS[step]} has no closed form")
+        self.moments_tm = moments_tm
+        self.u.moments = &moments_tm[0, 0]
+        self.u.lapse = self.u.rows.lapse[step]
+        self.u.first, self.u.reach, self.u.endless, self.u.weight_decay = first, reach, endless, weight_decay
+        for p in range(FE_PARTS):
+            self.u.decays[p] = decays[p] if p < len(decays) else 1
+
+    def average(self, float[:, ::1] average_vd not None, int32_t[::1] averaged_v not None, int32_t calls, double keeps,
+                float takes):
+        """Averages of rows over the calls: average += (w - average) (1 - keeps) for each call that a row has missed, and
+        (w - average) takes for this one (takes < 0: there is none)."""
+        if average_vd.shape[0] < self.u.v or average_vd.shape[1] != self.u.d or averaged_v.shape[0] < self.u.v:
+            raise ValueError("`average` has another shape than the table")
+        self.average_vd, self.averaged_v = average_vd, averaged_v
+        self.u.average = &average_vd[0, 0] if self.u.v and self.u.d else NULL
+        self.u.averaged = &averaged_v[0] if self.u.v else NULL
+        self.u.calls, self.u.average_keeps, self.u.average_takes = calls, keeps, takes
 
 
-cdef void dense_worker(Dense *dense) noexcept nogil:
-    cdef float *rows[BLOCK + FE_AHEAD_STEP]
-    cdef float *states[BLOCK + FE_AHEAD_STEP]
-    cdef const float *grads[BLOCK]
-    cdef int64_t first, count, i, row, broken = 0
-    while True:
-        first = fe_next(&dense.next) * BLOCK
-        if first >= dense.v:
-            fe_add(&dense.broken, broken)
-            return
-        count = BLOCK if dense.v - first > BLOCK else dense.v - first
-        for i in range(count + FE_AHEAD_STEP):
-            row = first + i if first + i < dense.v else dense.v - 1
-            rows[i] = dense.table + row * dense.d
-            states[i] = dense.state + row * dense.state_width
-        if dense.step != NULL:
-            for i in range(count):
-                grads[i] = dense.grads + (first + i) * dense.d
-            dense.step(rows, states, grads, count, dense.d, &dense.hyper, NULL)
-        if dense.constraint.kind:
-            broken += dense.rows.constrain(rows, count, dense.d, &dense.constraint, dense.project)
+def catch_up_rows(Job job not None, const id_t[::1] ids_n not None, int num_threads):
+    """The rows of the ids take the steps that they have missed; ids outside the table are passed over."""
+    cdef Behind behind
+    behind.u = &job.u
+    behind.ids = make_ids(ids_n, -1)
+    behind.next = 0
+    if job.u.last != NULL and job.u.d:
+        run(catch_up_worker, &behind, num_threads)
 
 
-cdef void run_dense(Dense *dense, int num_threads) noexcept:
-    dense.rows = rows_of_isa
-    if num_threads <= 1:
-        with nogil:
-            dense_worker(dense)
-    else:
-        with nogil, parallel(num_threads=num_threads):
-            dense_worker(dense)
-
-
-cdef fe_hyper make_hyper(tuple numbers) except *:
-    """The numbers of fe_hyper, in order."""
-    cdef fe_hyper hyper
-    memset(&hyper, 0, sizeof(hyper))
-    (hyper.learning_rate, hyper.momentum, hyper.beta_1, hyper.beta_2, hyper.epsilon, hyper.weight_decay, hyper.scale_m,
-     hyper.scale_g, hyper.scale_v, hyper.l1, hyper.l2, hyper.l2_shrinkage, hyper.power) = numbers
-    return hyper
-
-
-cdef fe_constraint make_constraint(tuple numbers) except *:
-    cdef fe_constraint constraint
-    memset(&constraint, 0, sizeof(constraint))
-    if numbers is not None:
-        constraint.kind, constraint.low, constraint.high, constraint.rate = numbers
-    return constraint
-
-
-def update(Groups groups not None, const float[:, ::1] upstream_bd not None, const float[::1] weights_n,
-           const int32_t[:, ::1] arg_bd, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step,
-           tuple hyper not None, tuple constraint, int num_threads):
-    """table_vd[row], state_vs[row] = step(table_vd[row], state_vs[row], sum of the parts of row), for all rows of
-    `groups`, which then satisfy the constraint. hyper: the numbers of fe_hyper, in order; constraint: the four
-    of fe_constraint, or None."""
-    cdef Update u = make_update(groups, upstream_bd, weights_n, arg_bd)
-    if table_vd.shape[0] < groups.num_rows or table_vd.shape[1] != u.d:
-        raise ValueError("`table` has another shape than the groups were made for")
-    if u.upstream == NULL:
-        return
-    u.table = &table_vd[0, 0]
-    if state_vs is not None:
-        if state_vs.shape[0] < groups.num_rows:
-            raise ValueError("`state` has fewer rows than the table")
-        u.state = &state_vs[0, 0]
-        u.state_width = state_vs.shape[1]
-    u.step = u.rows.step[step]
-    u.hyper = make_hyper(hyper)
-    u.constraint = make_constraint(constraint)
-    run_update(&u, num_threads)
-
-
-def update_dense(const float[:, ::1] grads_vd not None, float[:, ::1] table_vd not None, float[:, ::1] state_vs,
-                 int step, tuple hyper not None, tuple constraint, int num_threads):
-    """As update, for a gradient that has every row."""
-    cdef Dense dense
-    memset(&dense, 0, sizeof(dense))
-    dense.v = table_vd.shape[0]
-    dense.d = table_vd.shape[1]
-    if grads_vd.shape[0] != dense.v or grads_vd.shape[1] != dense.d:
-        raise ValueError("the gradient has another shape than the table")
-    if dense.v == 0 or dense.d == 0:
-        return
-    dense.table = &table_vd[0, 0]
-    dense.grads = &grads_vd[0, 0]
-    if state_vs is not None:
-        if state_vs.shape[0] < dense.v:
-            raise ValueError("`state` has fewer rows than the table")
-        dense.state = &state_vs[0, 0]
-        dense.state_width = state_vs.shape[1]
-    dense.step = rows_of_isa.step[step]
-    dense.hyper = make_hyper(hyper)
-    dense.constraint = make_constraint(constraint)
-    dense.project = 1
-    run_dense(&dense, num_threads)
-
-
-cdef int64_t constrain_all(const float[:, ::1] table_vd, tuple constraint, bint project, int num_threads) except -1:
-    cdef Dense dense
-    memset(&dense, 0, sizeof(dense))
-    dense.v = table_vd.shape[0]
-    dense.d = table_vd.shape[1]
-    if dense.v == 0 or dense.d == 0:
-        return 0
-    dense.table = <float *>&table_vd[0, 0]
-    dense.constraint = make_constraint(constraint)
-    dense.project = project
-    run_dense(&dense, num_threads)
-    return dense.broken
-
-
-def broken(const float[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
-    """The number of rows that break the constraint by more than rounding."""
-    return constrain_all(table_vd, constraint, False, num_threads)
-
-
-def project(float[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
-    """Projects all rows."""
-    constrain_all(table_vd, constraint, True, num_threads)
+def run_jobs(list jobs not None, int num_threads):
+    """Does the jobs together. Returns for each what its step has summed up: a list of floats."""
+    cdef Py_ssize_t i, count = len(jobs)
+    cdef int64_t b, s
+    cdef Update *u
+    cdef Update **updates = <Update **>calloc(count + 1, sizeof(Update *))
+    cdef list results = []
+    if updates == NULL:
+        raise MemoryError("no memory for a list of updates")
+    try:
+        for i in range(count):
+            u = updates[i] = &(<Job?>jobs[i]).u
+            if u.sums_width and u.blocks:
+                u.sums = <double *>calloc(u.blocks * u.sums_width, sizeof(double))
+                if u.sums == NULL:
+                    raise MemoryError("no memory for the sums of a step")
+        run_updates(updates, count, num_threads)
+        for i in range(count):
+            u = updates[i]
+            if u.sums != NULL:
+                for b in range(1, u.blocks):
+                    for s in range(u.sums_width):
+                        u.sums[s] += u.sums[b * u.sums_width + s]
+            results.append([u.sums[s] if u.sums != NULL else 0.0 for s in range(u.sums_width)])
+    finally:
+        for i in range(count):
+            if updates[i] != NULL:
+                free(updates[i].sums)
+                updates[i].sums = NULL
+        free(updates)
+    return results
 
 
 def count_unique(Groups groups not None):
@@ -1236,10 +1662,15 @@ def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, con
            const int32_t[:, ::1] arg_bd, int64_t[::1] rows_u not None, float[:, ::1] values_ud not None,
            int num_threads):
     """rows_u = the rows that occur, rising; values_ud[i] = the sum of the parts of rows_u[i]."""
-    cdef Update u = make_update(groups, upstream_bd, weights_n, arg_bd)
+    cdef Update u
+    cdef Update *one = &u
     cdef int64_t at = 0, unique = 0, block, blocks = groups.sort.kept // BLOCK + 1
-    if rows_u.shape[0] != count_unique(groups) or values_ud.shape[0] != rows_u.shape[0] or values_ud.shape[1] != u.d:
+    memset(&u, 0, sizeof(u))
+    u.rows = rows_of_isa
+    u.d = u.stride = values_ud.shape[1]
+    if rows_u.shape[0] != count_unique(groups) or values_ud.shape[0] != rows_u.shape[0]:
         raise ValueError("`rows_u` or `values_ud` has the wrong shape")
+    set_parts(&u, groups, upstream_bd, weights_n, arg_bd)
     if u.upstream == NULL:
         return
     u.unique_before = <int64_t *>calloc(blocks, sizeof(int64_t))
@@ -1259,12 +1690,63 @@ def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, con
         u.unique_rows = &rows_u[0]
         u.table = &values_ud[0, 0]
         u.step = u.rows.step[FE_STEP_store]
-        run_update(&u, num_threads)
+        run_updates(&one, 1, num_threads)
     finally:
         free(u.unique_before)
 
 
 # ---- every row -----------------------------------------------------------------------------------------------------
+
+cdef struct Every:                # rows and their constraint
+    const fe_rows *rows
+    float *table
+    int64_t v
+    int64_t d
+    fe_constraint constraint
+    int project
+    int64_t broken                # rows that broke the constraint
+    int64_t next
+
+
+cdef void constrain_worker(void *job, int me) noexcept nogil:
+    cdef Every *every = <Every *>job
+    cdef float *rows[BLOCK]
+    cdef int64_t first, count, i, broken = 0
+    while True:
+        first = fe_next(&every.next) * BLOCK
+        if first >= every.v:
+            fe_add(&every.broken, broken)
+            return
+        count = BLOCK if every.v - first > BLOCK else every.v - first
+        for i in range(count):
+            rows[i] = every.table + (first + i) * every.d
+        broken += every.rows.constrain(rows, count, every.d, &every.constraint, every.project)
+
+
+cdef int64_t constrain_all(const float[:, ::1] table_vd, tuple constraint, bint project, int num_threads) except -1:
+    cdef Every every
+    memset(&every, 0, sizeof(every))
+    every.rows = rows_of_isa
+    every.v = table_vd.shape[0]
+    every.d = table_vd.shape[1]
+    if every.v == 0 or every.d == 0:
+        return 0
+    every.table = <float *>&table_vd[0, 0]
+    every.constraint = make_constraint(constraint)
+    every.project = project
+    run(constrain_worker, &every, num_threads)
+    return every.broken
+
+
+def broken(const float[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
+    """The number of rows that break the constraint by more than rounding."""
+    return constrain_all(table_vd, constraint, False, num_threads)
+
+
+def project(float[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
+    """Projects all rows."""
+    constrain_all(table_vd, constraint, True, num_threads)
+
 
 cdef struct Sums:
     const fe_rows *rows
@@ -1272,12 +1754,14 @@ cdef struct Sums:
     int64_t n
     double *pieces            # two sums for each
     int64_t next
+    int32_t bad               # an element was not finite
 
 cdef enum:
     PIECE = 1 << 16           # elements that are summed by one thread
 
 
-cdef void sums_worker(Sums *sums) noexcept nogil:
+cdef void sums_worker(void *job, int me) noexcept nogil:
+    cdef Sums *sums = <Sums *>job
     cdef int64_t piece, left
     while True:
         piece = fe_next(&sums.next)
@@ -1285,6 +1769,30 @@ cdef void sums_worker(Sums *sums) noexcept nogil:
         if left <= 0:
             return
         sums.rows.sums(sums.x + piece * PIECE, left if left < PIECE else PIECE, sums.pieces + 2 * piece)
+
+
+cdef void finite_worker(void *job, int me) noexcept nogil:
+    cdef Sums *sums = <Sums *>job
+    cdef int64_t piece, left
+    while not fe_load(&sums.bad):
+        piece = fe_next(&sums.next)
+        left = sums.n - piece * PIECE
+        if left <= 0:
+            return
+        if not sums.rows.finite(sums.x + piece * PIECE, left if left < PIECE else PIECE):
+            fe_raise(&sums.bad)
+
+
+def finite(const float[::1] x_n not None, int num_threads):
+    """True if no element is infinite or NaN."""
+    cdef Sums sums
+    memset(&sums, 0, sizeof(sums))
+    sums.rows = rows_of_isa
+    sums.n = x_n.shape[0]
+    if sums.n:
+        sums.x = &x_n[0]
+        run(finite_worker, &sums, num_threads)
+    return not sums.bad
 
 
 def sums(const float[:, ::1] table_vd not None, int num_threads):
@@ -1302,12 +1810,7 @@ def sums(const float[:, ::1] table_vd not None, int num_threads):
     sums.pieces = <double *>malloc(2 * count * sizeof(double))
     if sums.pieces == NULL:
         raise MemoryError("no memory for the sums of a table")
-    if num_threads <= 1:
-        with nogil:
-            sums_worker(&sums)
-    else:
-        with nogil, parallel(num_threads=num_threads):
-            sums_worker(&sums)
+    run(sums_worker, &sums, num_threads)
     for i in range(count):
         magnitudes += sums.pieces[2 * i]
         squares += sums.pieces[2 * i + 1]
@@ -1338,7 +1841,8 @@ cdef enum:
 UNIFORM, NORMAL, ROW = 0, 1, 2
 
 
-cdef void fill_worker(Fill *fill) noexcept nogil:
+cdef void fill_worker(void *job, int me) noexcept nogil:
+    cdef Fill *fill = <Fill *>job
     cdef const float *pointers[1 + FE_AHEAD]
     cdef int64_t first, count, i
     for i in range(1 + FE_AHEAD):
@@ -1381,29 +1885,4 @@ def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float
     fill.row = first_row
     fill.next = 0
     fill.step = max(1, (<int64_t>1 << 19) // fill.d)      # 2 MiB: a huge page is touched by one thread
-    if num_threads <= 1:
-        with nogil:
-            fill_worker(&fill)
-    else:
-        with nogil, parallel(num_threads=num_threads):
-            fill_worker(&fill)
-
-
-def lapse(float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step, tuple hyper not None, float fade,
-          tuple decay not None, tuple move not None):
-    """Applies one fe_lapse to every row; False where the step has none."""
-    cdef fe_lapse numbers
-    cdef fe_hyper given = make_hyper(hyper)
-    cdef int64_t i, d = table_vd.shape[1]
-    cdef fe_lapse_row *row = rows_of_isa.lapse[step]
-    if row == NULL:
-        return False
-    numbers.fade = fade
-    numbers.decay[0], numbers.decay[1], numbers.decay[2] = decay
-    for i in range(6):
-        numbers.move[i] = move[i]
-    if d and state_vs is not None and state_vs.shape[0] < table_vd.shape[0]:
-        raise ValueError("`state` has fewer rows than the table")
-    for i in range(table_vd.shape[0] if d else 0):
-        row(&table_vd[i, 0], &state_vs[i, 0] if state_vs is not None else NULL, d, &given, &numbers)
-    return True
+    run(fill_worker, &fill, num_threads)

@@ -4,9 +4,11 @@ May import: dtypes, threads and _core; it alone calls _core. Do not break: all c
 a driver's "bad" is answered with an error that names the culprit (detect cheaply, explain expensively).
 
 The flow: ids (any array) -> `flat_ids` (int32 or int64, contiguous) -> `gather` / `pool`; a gradient is `Parts`
-(ids, bags and upstream gradients, nothing expanded) -> `group` (sorted by row once) -> `update` or `reduce`.
+(ids, bags and upstream gradients, nothing expanded) -> `group` (sorted by row once) -> `update` or `reduce`. An
+optimizer makes an `Update` for each of its variables and gives all of them to `run`.
 """
 
+import math
 import os
 from typing import NamedTuple
 
@@ -36,6 +38,7 @@ HYPERPARAMETERS = (
 # The state of a row by step: its parts in order, each with a number for each column (DIM) or one for the row. One
 # float32 matrix holds the state of all rows.
 DIM, ROW = "dim", "row"
+_CODES = {name: code for code, name in enumerate(_core.STEPS)}
 STATES = {
     "sgd": {},
     "momentum": {"momentum": DIM},
@@ -70,7 +73,7 @@ _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 # A fused function looks at its arguments' types at every call (2 us); here the choice is made once.
 _BY_ID = {
     name: {_INT32: getattr(_core, name)["int32_t"], _INT64: getattr(_core, name)["int64_t"]}
-    for name in ("check_ids", "gather", "pool", "weights_gradient", "group")
+    for name in ("check_ids", "gather", "pool", "weights_gradient", "group", "catch_up_rows")
 }
 _LARGE = 1 << 20  # floats of an array whose place in memory matters
 # Above this a float no longer tells neighbouring integers apart.
@@ -166,6 +169,12 @@ def explain_ids(ids_n, num_rows, shape=None, name="ids"):
         f"`{name}` must lie in [0, {num_rows}). Received: {name}[{where}] = {int(ids_n[position])} "
         f"at flat position {position}"
     )
+
+
+def check_ids(ids_n, num_rows, name="ids"):
+    """Raises the IndexError if one of the ids is no row."""
+    if not _BY_ID["check_ids"][ids_n.dtype](ids_n, num_rows):
+        explain_ids(ids_n, num_rows, name=name)
 
 
 def check_splits(row_splits, num_values):
@@ -471,14 +480,21 @@ def group(parts, num_rows):
         IndexError: an id outside [0, v), with its position.
         ValueError: more than 2^32 ids, or ids x rows past 64 bits.
     """
-    ids_n, splits_b1, weights_n, combiner, padding, upstream_bd, _ = parts
-    # A key costs about 20 bytes' worth of a row's traffic.
-    groups = _BY_ID["group"][ids_n.dtype](
-        ids_n, splits_b1, weights_n, combiner, padding, num_rows, len(upstream_bd), threads_for(len(ids_n) * 20)
-    )
-    if groups is None:
-        explain_ids(ids_n, num_rows)
-    return groups
+    return group_all([(parts, num_rows)])[0]
+
+
+def group_all(gradients):
+    """group() for a list of (parts, num_rows), together: the many small ones share the threads."""
+    all_groups, work = [], 0
+    for (ids_n, splits_b1, weights_n, combiner, padding, upstream_bd, _), num_rows in gradients:
+        make = _BY_ID["group"][ids_n.dtype]
+        all_groups.append(make(ids_n, splits_b1, weights_n, combiner, padding, num_rows, len(upstream_bd)))
+        work += len(ids_n)
+    bad = _core.sort(all_groups, threads_for(work * 20))  # a key costs about 20 bytes' worth of a row's traffic
+    if bad >= 0:
+        parts, num_rows = gradients[bad]
+        explain_ids(parts.ids_n, num_rows)
+    return all_groups
 
 
 def reduce(parts, groups):
@@ -521,6 +537,67 @@ def state_width(step, dim):
     return sum(part.stop - part.start for part in state_parts(step, dim).values())
 
 
+class Missed(NamedTuple):
+    """How rows take the steps that they have missed, before a step or a look-up.
+
+    last_v: int32 array (v,), the last step of each row, 0: none. now: the last step that is done; then: what `last_v`
+    becomes. idle: rows that were never touched have missed nothing. Missed steps are those after `first`: `replays`,
+    float32 (steps, 14): hyperparameters and weight decay of `step` by which the last `most` of them are taken one after
+    the other; or `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays`: see
+    `leap` in _core.pyx.
+    """
+
+    last_v: np.ndarray
+    now: int
+    then: int
+    idle: bool
+    step: str
+    first: int
+    replays: np.ndarray | None = None
+    most: int = 2**31 - 1
+    moments: np.ndarray | None = None
+    reach: int = 0
+    endless: bool = False
+    weight_decay: float = 0.0
+    decays: tuple = ()
+
+
+class Average(NamedTuple):
+    """A running average of the rows over calls: average_vd (v, d), the last call in it (int32, v), the calls before
+    this one, what a call leaves of it, and what this one takes of the new rows (-1: it is none)."""
+
+    average_vd: np.ndarray
+    averaged_v: np.ndarray
+    calls: int
+    keeps: float
+    takes: float
+
+
+class Update(NamedTuple):
+    """One pass over rows of one variable, for `run`.
+
+    table, gradient (Parts, or an array that has every row), step (None: none), hyper, state, groups, constraint: as
+    update() takes them; a hyper may have "columns", an array (d,). everywhere: rows without a gradient step too.
+    factor, limit: summed gradients are multiplied and cut off. fade: w -= fade w before the step. scales: float32 (v,),
+    by which the learning rate of each row is multiplied, 0: the row is left out. missed: Missed. average: Average.
+    """
+
+    table: np.ndarray
+    gradient: object
+    step: str | None
+    hyper: dict
+    state: np.ndarray | None = None
+    groups: object = None
+    constraint: object = None
+    everywhere: bool = False
+    factor: float = 1.0
+    limit: float = math.inf
+    fade: float = 0.0
+    scales: np.ndarray | None = None
+    missed: Missed | None = None
+    average: Average | None = None
+
+
 def _check_update(table, dim, step, hyper, state):
     check_table(table, writeable=True)
     width = state_width(step, table.shape[1])
@@ -532,10 +609,87 @@ def _check_update(table, dim, step, hyper, state):
         check_table(state, "state", writeable=True)
         if state.shape != (len(table), width):
             raise ValueError(f"`state` must have shape {(len(table), width)}. Received: shape {state.shape}")
-    unknown = set(hyper) - set(HYPERPARAMETERS)
+    unknown = set(hyper) - set(HYPERPARAMETERS) - {"columns"}
     if unknown:
         raise ValueError(f"`hyper` must have keys of {list(HYPERPARAMETERS)}. Received: {sorted(unknown)}")
-    return _core.STEPS.index(step), tuple(float(hyper.get(name, 0.0)) for name in HYPERPARAMETERS)
+
+
+def numbers(hyper):
+    """A dict of hyperparameters as the core takes them."""
+    return tuple([float(hyper.get(name, 0.0)) for name in HYPERPARAMETERS])
+
+
+_zeros = np.zeros(1 << 12, np.float32)
+
+
+def _zero_row(dim):
+    return _zeros if dim <= len(_zeros) else np.zeros(dim, np.float32)
+
+
+def _job(update):
+    """An Update, checked before, for the core; and how many bytes it will touch, about."""
+    table, gradient, step, hyper, state, groups, constraint = update[:7]
+    rows = None if constraint is None else tuple(constraint)
+    job = _core.Job(table, state, -1 if step is None else _CODES[step], numbers(hyper), rows)
+    touched = len(table)
+    if isinstance(gradient, Parts):
+        upstream_bd = gradient.upstream_bd
+        if np.may_share_memory(upstream_bd, table):
+            upstream_bd = upstream_bd.copy()  # the step reads what it was before
+        job.parts(groups, upstream_bd, gradient.weights_n, gradient.argmax_bd)
+        touched = groups.num_parts
+    elif gradient is not None:
+        job.dense(gradient)
+    if update.everywhere:
+        job.everywhere(_zero_row(table.shape[1]))
+        touched = len(table)
+    if step == "squares":
+        job.without_table()
+    if "columns" in hyper:
+        job.columns(hyper["columns"])
+    if update.factor != 1 or update.limit != math.inf:
+        job.shape(update.factor, update.limit)
+    if update.fade:
+        job.fade(update.fade)
+    if update.scales is not None:
+        job.scale(update.scales)
+    if update.missed is not None:
+        _set_missed(job, update.missed, table.shape[1])
+    if update.average is not None:
+        job.average(*update.average)
+    return job, touched * (table.shape[1] + (0 if state is None else state.shape[1])) * 4
+
+
+def _set_missed(job, missed, dim):
+    job.catch_up(missed.last_v, missed.now, missed.then, missed.idle, _zero_row(dim))
+    if missed.moments is None:
+        job.replays(missed.replays, missed.first, _CODES[missed.step], missed.most)
+    else:
+        how = missed.reach, missed.endless, missed.weight_decay, missed.decays
+        job.leaps(missed.moments, missed.first, _CODES[missed.step], *how)
+
+
+def run(updates):
+    """Does a list of `Update`s, checked before, together. Returns for each what its step has summed up, a list."""
+    jobs = [_job(update) for update in updates]
+    return _core.run_jobs([job for job, _ in jobs], threads_for(sum(work for _, work in jobs)))
+
+
+def catch_up(table, hyper, state, missed, ids_n, scales=None, constraint=None):
+    """The rows of the ids (int32 or int64, one-dimensional) take the steps that they have missed."""
+    job = _core.Job(table, state, -1, numbers(hyper), None if constraint is None else tuple(constraint))
+    _set_missed(job, missed, table.shape[1])
+    if scales is not None:
+        job.scale(scales)
+    work = len(ids_n) * (table.shape[1] + (0 if state is None else state.shape[1])) * 4
+    _BY_ID["catch_up_rows"][ids_n.dtype](job, ids_n, threads_for(work))
+
+
+def finite(gradient):
+    """Whether all numbers of Parts or of a float32 array are finite."""
+    arrays = (gradient.upstream_bd, gradient.weights_n) if isinstance(gradient, Parts) else (gradient,)
+    flat = [array.reshape(-1) for array in arrays if array is not None]
+    return all(_core.finite(array, threads_for(array.nbytes)) for array in flat)
 
 
 def update(table, parts, step, hyper, state=None, groups=None, constraint=None):
@@ -549,9 +703,9 @@ def update(table, parts, step, hyper, state=None, groups=None, constraint=None):
     Args:
         table: float32 array (v, d), C-contiguous, writeable; a memory map too.
         parts: Parts.
-        step: "sgd", "momentum", "nesterov", "adagrad", "rowwise_adagrad" or "adam".
-        hyper: dict of floats: learning_rate, momentum, beta_1, beta_2, epsilon, as far as the step reads them. Adam's
-            learning_rate is the one with both bias corrections in it.
+        step: a key of `ops.STATES`: "sgd", "adagrad", "adam", ...
+        hyper: dict of floats, those of `ops.HYPERPARAMETERS` that the step reads. Adam's learning_rate is the one with
+            both bias corrections in it.
         state: float32 array (v, state_width(step, d)), or None where that is 0.
         groups: what group(parts, v) gave, or None to group here.
         constraint: a `RowConstraint` that the rows satisfy afterwards, or None.
@@ -559,7 +713,7 @@ def update(table, parts, step, hyper, state=None, groups=None, constraint=None):
     Raises:
         IndexError: an id outside [0, v). TypeError, ValueError: wrong dtype, shape or name. Nothing was written then.
 
-    Source: Keras 3's formulas; rowwise_adagrad as FBGEMM's EXACT_ROWWISE_ADAGRAD.
+    Source: Keras 3's formulas; the row-wise ones are FBGEMM's.
 
     Example:
         >>> table = np.zeros((5, 2), "float32")
@@ -569,24 +723,17 @@ def update(table, parts, step, hyper, state=None, groups=None, constraint=None):
         array([[-0.5, -0.5],
                [-1. , -1. ]], dtype=float32)
     """
-    d = parts.upstream_bd.shape[1]
-    code, numbers = _check_update(table, d, step, hyper, state)
+    _check_update(table, parts.upstream_bd.shape[1], step, hyper, state)
     if groups is None:
         groups = group(parts, len(table))
-    upstream_bd = parts.upstream_bd
-    if np.may_share_memory(upstream_bd, table):
-        upstream_bd = upstream_bd.copy()  # the step reads what it was before
-    threads = threads_for(groups.num_parts * (d + (0 if state is None else state.shape[1])) * 4)
-    rows = None if constraint is None else tuple(constraint)
-    _core.update(groups, upstream_bd, parts.weights_n, parts.argmax_bd, table, state, code, numbers, rows, threads)
+    run([Update(table, parts, step, hyper, state, groups, constraint)])
 
 
 def update_dense(table, gradient, step, hyper, state=None, constraint=None):
     """update() for a gradient that has every row: float32 or float64, the table's shape."""
     grads_vd = check_floats(gradient, table.shape, "gradient")
-    code, numbers = _check_update(table, table.shape[1], step, hyper, state)
-    rows = None if constraint is None else tuple(constraint)
-    _core.update_dense(grads_vd, table, state, code, numbers, rows, threads_for(table.nbytes))
+    _check_update(table, table.shape[1], step, hyper, state)
+    run([Update(table, grads_vd, step, hyper, state, None, constraint)])
 
 
 class RowConstraint(NamedTuple):

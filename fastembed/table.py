@@ -1,7 +1,7 @@
 """Table: the matrix of embeddings, and where it lives.
 
 May import: ops, dtypes, threads. Do not break: `numpy()` is the memory itself, never a copy, and it keeps its
-address for life.
+address for life; whatever reads rows goes through `numpy` or `current`, since an optimizer may owe them steps.
 """
 
 import os
@@ -78,6 +78,8 @@ class Table:
             raise TypeError(f"`constraint` must be one of fastembed.constraints or None. Received: {constraint!r}")
         self.constraint = constraint
         self.lock = Lock()
+        self.row_scales = None  # float32 (rows,): what the learning rate of each row is multiplied by; None: ones
+        self.debt = None  # of an optimizer with untouched="catch_up": steps that rows have not taken yet
 
     @property
     def shape(self):
@@ -94,9 +96,72 @@ class Table:
         """The bytes of the rows."""
         return self._array_vd.nbytes
 
-    def numpy(self):
-        """Returns the table's own memory as an array (rows, dim); writing to it writes to the table."""
+    @property
+    def memory(self):
+        """The array (rows, dim) as it is: with an optimizer that lets rows catch up, rows may have steps to take."""
         return self._array_vd
+
+    def numpy(self):
+        """Returns the table's own memory as an array (rows, dim); writing to it writes to the table. All rows are up to
+        date at this moment."""
+        return self.current(None)
+
+    def current(self, ids_n):
+        """Returns the table's memory; the rows of flat int32 or int64 ids (None: all) are up to date at this moment."""
+        if self.debt is not None:
+            with self.lock:
+                self.debt.pay(ids_n)
+        return self._array_vd
+
+    def freeze(self, rows):
+        """Rows that no optimizer changes from now on: not by gradients, decay, momentum or constraints.
+
+        Args:
+            rows: integers in [0, v).
+
+        Raises:
+            IndexError: a row outside the table.
+
+        Example:
+            >>> table = fastembed.Table((3, 2))
+            >>> table.freeze([0, 2])
+            >>> gradient = fastembed.IndexedSlices(np.ones((3, 2), "float32"), [0, 1, 2], (3, 2))
+            >>> fastembed.optimizers.SGD(1.0).apply_gradients([(gradient, table)])
+            >>> table.numpy()
+            array([[ 0.,  0.],
+                   [-1., -1.],
+                   [ 0.,  0.]], dtype=float32)
+        """
+        self.scale_learning_rate(rows, 0.0)
+
+    def unfreeze(self, rows):
+        """Ends `freeze` for these rows."""
+        self.scale_learning_rate(rows, 1.0)
+
+    def scale_learning_rate(self, rows, scale):
+        """The learning rate of these rows is multiplied by `scale` from now on (weight decay too, as it goes with it).
+
+        Args:
+            rows: integers in [0, v).
+            scale: float >= 0, or an array of one for each row; 0 freezes a row.
+
+        Raises:
+            IndexError: a row outside the table. ValueError: a negative scale; or, with untouched="catch_up", another
+                scale than 0 and 1 after the first step.
+        """
+        rows_n, _ = ops.flat_ids(rows, "rows")
+        ops.check_ids(rows_n, len(self), "rows")
+        scales_n = np.broadcast_to(np.asarray(scale, np.float32), rows_n.shape)
+        if not (np.isfinite(scales_n) & (scales_n >= 0)).all():
+            raise ValueError(f"`scale` must be finite numbers >= 0. Received: scale={scale!r}")
+        with self.lock:
+            if self.debt is not None:
+                self.debt.pay(rows_n)
+                self.debt.check_scales(scales_n)
+                self.debt.forget(rows_n)
+            if self.row_scales is None:
+                self.row_scales = np.ones(len(self), np.float32)
+            self.row_scales[rows_n] = scales_n
 
     def assign(self, array):
         """Copies an array of the same shape into the table; a constraint is then enforced."""
@@ -107,6 +172,8 @@ class Table:
             )
         ops.check_table(self._array_vd, "table", writeable=True)
         with self.lock:
+            if self.debt is not None:
+                self.debt.forget(None)
             np.copyto(self._array_vd, array, casting="same_kind" if array.dtype.kind == "f" else "unsafe")
             self.enforce()
 
@@ -119,7 +186,7 @@ class Table:
         converted = dtype is not None and np.dtype(dtype) != self.dtype
         if converted and copy is False:
             raise ValueError(f"`dtype` must be {self.dtype} where nothing may be copied. Received: dtype={dtype}")
-        array = np.asarray(self._array_vd, dtype=dtype)
+        array = np.asarray(self.numpy(), dtype=dtype)
         return array.copy() if copy and not converted else array
 
     def __len__(self):
@@ -128,14 +195,16 @@ class Table:
     def __getitem__(self, key):
         """Rows as a new array, for integer ids of any shape; a slice gives a view."""
         if isinstance(key, slice):
-            return self._array_vd[key]
-        return ops.gather(self._array_vd, key)
+            return self.numpy()[key]
+        ids_n, shape = ops.flat_ids(key)
+        return ops.gather(self.current(ids_n), ids_n.reshape(shape))
 
     def __repr__(self):
         return f"<Table {self.name!r} shape={self.shape} dtype={self.dtype}>"
 
     def __getstate__(self):
-        state = self.__dict__.copy()
+        # An optimizer that is copied too becomes the creditor again.
+        state = {**self.__dict__, "debt": None, "_array_vd": self.numpy()}
         if isinstance(self._array_vd, np.memmap):  # a copy lives in memory: two writers of one file lose data
             state.update(_array_vd=np.array(self._array_vd), path=None)
         return state

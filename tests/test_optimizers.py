@@ -10,6 +10,8 @@ from fastembed import Embedding, IndexedSlices, Table, optimizers
 
 V, D = 60, 10
 STEPS = 50
+BETAS = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-4}
+RMSPROP = {"rho": 0.8, "epsilon": 1e-3}
 # The oracle's step, the optimizer, and what both are given.
 CASES = {
     "sgd": ("sgd", optimizers.SGD, {}, 0.1),
@@ -18,11 +20,31 @@ CASES = {
     "adagrad": ("adagrad", optimizers.Adagrad, {"initial_accumulator_value": 0.2, "epsilon": 1e-3}, 0.1),
     "rowwise": ("rowwise_adagrad", optimizers.RowwiseAdagrad, {"epsilon": 1e-3}, 0.1),
     "rowwise2": ("rowwise_adagrad", optimizers.RowwiseAdagrad, {"initial_accumulator_value": 0.5}, 0.1),
-    "adam": ("adam", optimizers.Adam, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-4}, 0.02),
+    "adam": ("adam", optimizers.Adam, BETAS, 0.02),
     "adam of Keras": ("adam", optimizers.Adam, {}, 0.02),
+    "amsgrad": ("amsgrad", optimizers.Adam, {**BETAS, "amsgrad": True}, 0.02),
+    "adamax": ("adamax", optimizers.Adamax, BETAS, 0.02),
+    "nadam": ("nadam", optimizers.Nadam, BETAS, 0.02),
+    "rmsprop": ("rmsprop", optimizers.RMSprop, RMSPROP, 0.02),
+    "rmsprop, momentum": ("rmsprop_momentum", optimizers.RMSprop, {**RMSPROP, "momentum": 0.5}, 0.02),
+    "rmsprop, centered": ("rmsprop_centered", optimizers.RMSprop, {**RMSPROP, "centered": True}, 0.02),
+    "rmsprop, both": (
+        "rmsprop_centered_momentum",
+        optimizers.RMSprop,
+        {**RMSPROP, "centered": True, "momentum": 0.5},
+        0.02,
+    ),
+    "adadelta": ("adadelta", optimizers.Adadelta, RMSPROP, 0.5),
+    "ftrl": ("ftrl", optimizers.Ftrl, {"l1_regularization_strength": 0.1, "beta": 0.2}, 0.1),
+    "ftrl, power": ("ftrl", optimizers.Ftrl, {"learning_rate_power": -0.75, "initial_accumulator_value": 0.5}, 0.1),
+    "lion": ("lion", optimizers.Lion, {"beta_1": 0.8, "beta_2": 0.95}, 0.02),
+    "partial": ("partial_rowwise_adam", optimizers.PartialRowwiseAdam, BETAS, 0.02),
+    "lamb": ("rowwise_lamb", optimizers.RowwiseLamb, {**BETAS, "weight_decay": 0.1}, 0.02),
+    "lars": ("rowwise_lars", optimizers.RowwiseLARS, {"momentum": 0.8, "eta": 0.1, "weight_decay": 0.1}, 0.1),
+    "rowwise rmsprop": ("rowwise_rmsprop", optimizers.RowwiseRMSprop, RMSPROP, 0.02),
 }
-EPSILONS = {"adagrad": 1e-7, "rowwise_adagrad": 1e-8, "adam": 1e-7}
-ACCUMULATORS = {"adagrad": 0.1}
+EPSILONS = {"rowwise_adagrad": 1e-8}
+ACCUMULATORS = {"adagrad": 0.1, "ftrl": 0.1}
 
 
 class Oracle:
@@ -30,9 +52,12 @@ class Oracle:
 
     def __init__(self, case, array):
         self.name, self.make, arguments, self.rate = CASES[case]
-        self.arguments = {"epsilon": EPSILONS.get(self.name, 0), **arguments}
+        self.arguments = {"epsilon": EPSILONS.get(self.name, 1e-7), **arguments}
         accumulator = self.arguments.pop("initial_accumulator_value", ACCUMULATORS.get(self.name, 0.0))
-        self.arguments.pop("nesterov", None)
+        for argument in ("nesterov", "amsgrad", "centered"):  # are in the step's name
+            self.arguments.pop(argument, None)
+        if "eta" in self.arguments:
+            self.arguments["trust_coefficient"] = self.arguments.pop("eta")
         self.optimizer = self.make(learning_rate=self.rate, **arguments)
         self.table = array.astype(np.float64).reshape(-1, array.shape[-1])
         self.state = ref.initial_state(self.name, self.table.shape, accumulator)

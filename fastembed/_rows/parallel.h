@@ -35,12 +35,32 @@ static inline int64_t fe_add(int64_t *total, int64_t count)
 static inline int64_t fe_next(int64_t *counter) { return fe_add(counter, 1); }
 
 /* A flag that several threads may raise. */
-static inline void fe_raise(int *flag)
+static inline void fe_raise(int32_t *flag)
 {
 #if defined(__GNUC__)
     __atomic_store_n(flag, 1, __ATOMIC_RELAXED);
 #else
-    *(int volatile *)flag = 1;
+    *(int32_t volatile *)flag = 1;
+#endif
+}
+
+static inline int32_t fe_load(const int32_t *number)
+{
+#if defined(__GNUC__)
+    return __atomic_load_n(number, __ATOMIC_RELAXED);
+#else
+    return *(const int32_t volatile *)number;
+#endif
+}
+
+/* Sets a number that is `before` to `after`; 0 if another thread was faster. */
+static inline int fe_claim(int32_t *number, int32_t before, int32_t after)
+{
+#if defined(__GNUC__)
+    return __atomic_compare_exchange_n(number, &before, after, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+#else
+    extern long _InterlockedCompareExchange(long volatile *, long, long);
+    return _InterlockedCompareExchange((long volatile *)number, after, before) == before;
 #endif
 }
 

@@ -69,6 +69,7 @@ typedef struct fe_constraint {
 /* All steps: X(name, numbers in `sums`, and how many more for each column). */
 #define FE_EACH_STEP(X)                \
     X(store, 0, 0)                     \
+    X(squares, 1, 0)                   \
     X(sgd, 0, 0)                       \
     X(momentum, 0, 0)                  \
     X(nesterov, 0, 0)                  \
@@ -137,6 +138,18 @@ typedef struct fe_rows {
 
     /* sums[0] = sum of |x[i]|, sums[1] = sum of x[i]^2, over i < n */
     void (*sums)(const float *x, size_t n, double *sums);
+
+    /* 0 if one of x[0:n] is infinite or NaN */
+    int (*finite)(const float *x, size_t n);
+
+    /* rows[i][j] -= fade * rows[i][j] */
+    void (*fade)(float *const *rows, size_t n, size_t d, float fade);
+
+    /* x[j] += (y[j] - x[j]) * share; x = y where share is 1 */
+    void (*blend)(float *x, const float *y, float share, size_t d);
+
+    /* out[j] = factor * x[j], but at least -limit and at most limit */
+    void (*shape)(const float *x, float factor, float limit, size_t d, float *out);
 
     /* Returns how many rows break the constraint by more than rounding (a zero row, which nothing can lengthen, breaks
      * none); project: all rows are projected. */

@@ -300,6 +300,51 @@ static void FE_NAME(scale)(float *x, float factor, size_t d)
 #undef BODY
 }
 
+static int FE_NAME(finite)(const float *x, size_t n)
+{
+    int32_t bits, bad = 0;
+    size_t i = 0;
+#if FE_WIDTH > 1
+    ivec worst = {0};
+    for (; i + FE_WIDTH <= n; i += FE_WIDTH) worst |= (*(const ivec *)(x + i) & 0x7f800000) == 0x7f800000;
+    for (int k = 0; k < FE_WIDTH; k++) bad |= worst[k];
+#endif
+    for (; i < n; i++) {
+        memcpy(&bits, x + i, 4);
+        bad |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    return !bad;
+}
+
+static void FE_NAME(fade)(float *const *rows, size_t n, size_t d, float fade)
+{
+    for (size_t i = 0; i < n; i++) {
+        float *const w = rows[i];
+#define BODY(V, I) AT(V, w) -= fade * AT(V, w);
+        FE_COLUMNS(BODY)
+#undef BODY
+    }
+}
+
+static void FE_NAME(blend)(float *x, const float *y, float share, size_t d)
+{
+    if (share == 1) {
+        memcpy(x, y, d * sizeof(float));
+        return;
+    }
+#define BODY(V, I) AT(V, x) += (GET(V, y) - AT(V, x)) * share;
+    FE_COLUMNS(BODY)
+#undef BODY
+}
+
+static void FE_NAME(shape)(const float *x, float factor, float limit, size_t d, float *out)
+{
+    for (size_t j = 0; j < d; j++) {
+        const float product = factor * x[j], least = product < -limit ? -limit : product;
+        out[j] = least > limit ? limit : least;
+    }
+}
+
 #if FE_WIDTH > 1
 /* p[0 .. count], zeros behind it. */
 FE_INLINE vec4 some_of_4(const float *p, size_t count)
@@ -512,6 +557,13 @@ STEP(store)
 {
     (void)states, (void)hyper, (void)sums;
     for (size_t i = 0; i < n; i++) memcpy(rows[i], grads[i], d * sizeof(float));
+}
+
+/* Nothing changes; the sum of g^2 */
+STEP(squares)
+{
+    (void)rows, (void)states, (void)hyper;
+    for (size_t i = 0; i < n; i++) sums[0] += dot_rows(grads[i], grads[i], d);
 }
 
 /* w -= lr g */
@@ -1192,6 +1244,10 @@ const fe_rows FE_NAME(fe_rows) = {
     FE_NAME(scale),
     FE_NAME(dot),
     FE_NAME(sums),
+    FE_NAME(finite),
+    FE_NAME(fade),
+    FE_NAME(blend),
+    FE_NAME(shape),
     FE_NAME(constrain),
     FE_NAME(uniform),
     FE_NAME(normal),

@@ -305,19 +305,20 @@ class Embedding:
         flat = self._forward(ids, None, out)
         return ids.with_values(flat) if isinstance(ids, Ragged) else flat
 
-    def _look(self, table_vd, ids, weights, out):
+    def _look(self, table, ids, weights, out):
         """The rows of ids in a table of this layer; of a `Ragged`, flat."""
-        return ops.gather(table_vd, ids.flat_values if isinstance(ids, Ragged) else ids, out)
+        ids_n, shape = ops.flat_ids(ids.flat_values if isinstance(ids, Ragged) else ids)
+        return ops.gather(table.current(ids_n), ids_n if len(shape) == 1 else ids_n.reshape(shape), out)
 
     def _forward(self, ids, weights, out):
         """What `call` computes, flat: the look-up, with LoRA, its activity loss, in the compute dtype."""
-        table_vd = self.embeddings.numpy()
+        table = self.embeddings
         policy = self._policy
         if self._lora is None and self.activity_regularizer is None and policy.compute is dtypes.FLOAT32:
-            return self._look(table_vd, ids, weights, out)
+            return self._look(table, ids, weights, out)
         result = self._output(ids, weights)
         if out is not None:
-            ops.check_out(out, result.shape, [table.numpy() for table in self.weights], policy.compute)
+            ops.check_out(out, result.shape, [table.memory for table in self.weights], policy.compute)
         if self.activity_regularizer is not None:
             batch = self._batch_size(ids, result)
             self._activity_loss = float(self.activity_regularizer(result)) / batch if batch else 0.0
@@ -328,9 +329,9 @@ class Embedding:
 
     def _output(self, ids, weights):
         """The look-up with LoRA, float32."""
-        result = self._look(self.embeddings.numpy(), ids, weights, None)
+        result = self._look(self.embeddings, ids, weights, None)
         if self._lora is not None:
-            self._lora.add_to(result, self._look(self._lora.a.numpy(), ids, weights, None))
+            self._lora.add_to(result, self._look(self._lora.a, ids, weights, None))
         return result
 
     def _batch_size(self, ids, result):
@@ -401,7 +402,9 @@ class Embedding:
         if self.embeddings_regularizer is None:
             return slices
         slices = slices.coalesce()
-        penalty_ud = self._penalty_gradient(self.embeddings_regularizer, table.numpy(), slices.indices)
+        regularizer, rows_u = self.embeddings_regularizer, slices.indices
+        table_vd = table.current(rows_u if hasattr(regularizer, "rows_gradient") else None)
+        penalty_ud = self._penalty_gradient(regularizer, table_vd, rows_u)
         return IndexedSlices(slices.values + penalty_ud, slices.indices, slices.dense_shape)
 
     def regularization_gradient(self):
@@ -544,7 +547,7 @@ class Embedding:
             raise ValueError("`lora_gradients` needs `enable_lora` before it. Received: a layer without LoRA")
         lora = self._lora
         upstream_nd = self._upstream(ids, upstream, weights)
-        looked_up = self._look(lora.a.numpy(), ids, weights, None).reshape(-1, lora.rank)
+        looked_up = self._look(lora.a, ids, weights, None).reshape(-1, lora.rank)
         upstream_nr, gradient_b = lora.gradients(upstream_nd, looked_up)
         slices = IndexedSlices.from_parts(self._parts(ids, upstream_nr, weights), lora.a.shape)
         if self.embeddings_regularizer is not None:

@@ -72,8 +72,9 @@ class EmbeddingBag(Embedding):
         """
         return self._forward(ids, weights, out)
 
-    def _look(self, table_vd, ids, weights, out):
+    def _look(self, table, ids, weights, out):
         ids_n, splits_b1, weights_n, shape = self._bags(ids, weights)
+        table_vd = table.current(ids_n)
         return ops.pool_checked(table_vd, ids_n, splits_b1, weights_n, self.combiner, out, self._skipped, shape)
 
     def _bags(self, ids, weights):
@@ -117,7 +118,7 @@ class EmbeddingBag(Embedding):
         ids_n, splits_b1, weights_n, _ = self._bags(ids, weights)
         argmax_bd = None
         if self.combiner == "max":
-            argmax_bd = ops.argmax(self.embeddings.numpy(), ids_n, splits_b1, weights_n, self._skipped)
+            argmax_bd = ops.argmax(self.embeddings.current(ids_n), ids_n, splits_b1, weights_n, self._skipped)
         return ops.parts_checked(ids_n, upstream_nd, splits_b1, weights_n, self.combiner, self._skipped, argmax_bd)
 
     def weights_gradient(self, ids, upstream, weights):
@@ -126,7 +127,7 @@ class EmbeddingBag(Embedding):
         upstream_bd = self._upstream(ids, upstream, weights)
 
         def gradient(table, upstream):
-            table_vd = table.numpy()
+            table_vd = table.current(ids_n)
             return ops.weights_gradient(table_vd, ids_n, splits_b1, weights_n, self.combiner, upstream, self._skipped)
 
         gradient_n = gradient(self.embeddings, upstream_bd)

@@ -1,18 +1,54 @@
-"""Optimizers by their Keras names.
+"""Optimizers by their Keras names, and those that know of rows.
 
 May import: everything. Do not break: `get` knows every optimizer.
 """
 
+from fastembed import schedules as schedules  # keras.optimizers.schedules
 from fastembed import serialization
-from fastembed.optimizers.adagrad import Adagrad, RowwiseAdagrad
-from fastembed.optimizers.adam import Adam
+from fastembed.optimizers.adafactor import Adafactor
+from fastembed.optimizers.adagrad import Adagrad
+from fastembed.optimizers.adam import Adam, Adamax, AdamW, Nadam
 from fastembed.optimizers.base import Optimizer
+from fastembed.optimizers.ftrl import Ftrl
+from fastembed.optimizers.lamb import Lamb
+from fastembed.optimizers.lion import Lion
+from fastembed.optimizers.rmsprop import Adadelta, RMSprop
+from fastembed.optimizers.rowwise import PartialRowwiseAdam, RowwiseAdagrad, RowwiseLamb, RowwiseLARS, RowwiseRMSprop
 from fastembed.optimizers.sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "RowwiseAdagrad", "get"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Ftrl",
+    "Lamb",
+    "Lion",
+    "Nadam",
+    "Optimizer",
+    "PartialRowwiseAdam",
+    "RMSprop",
+    "RowwiseAdagrad",
+    "RowwiseLARS",
+    "RowwiseLamb",
+    "RowwiseRMSprop",
+    "get",
+]
 
-_CLASSES = {cls.__name__: cls for cls in (SGD, Adagrad, RowwiseAdagrad, Adam)}
-_ALIASES = {"rowwise_adagrad": "RowwiseAdagrad", **{name.lower(): name for name in _CLASSES}}
+_KERAS = (SGD, RMSprop, Adam, AdamW, Adadelta, Adagrad, Adamax, Adafactor, Nadam, Ftrl, Lion, Lamb)
+_ROWWISE = (RowwiseAdagrad, PartialRowwiseAdam, RowwiseLamb, RowwiseLARS, RowwiseRMSprop)
+_CLASSES = {cls.__name__: cls for cls in (*_KERAS, *_ROWWISE)}
+_ALIASES = {
+    "partial_rowwise_adam": "PartialRowwiseAdam",
+    "rowwise_adagrad": "RowwiseAdagrad",
+    "rowwise_lamb": "RowwiseLamb",
+    "rowwise_lars": "RowwiseLARS",
+    "rowwise_rmsprop": "RowwiseRMSprop",
+    **{name.lower(): name for name in _CLASSES},
+}
 serialization.know("optimizer", _CLASSES, _ALIASES)
 
 

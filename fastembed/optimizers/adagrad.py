@@ -1,6 +1,6 @@
-"""Adagrad, and with one accumulator a row.
+"""Adagrad: every element has its own rate, which falls.
 
-May import: optimizers.base. Do not break: Adagrad's formula, defaults and config keys are Keras 3's.
+May import: optimizers.base. Do not break: formula, defaults and config keys are Keras 3's.
 """
 
 from fastembed.optimizers.base import Optimizer
@@ -10,9 +10,10 @@ class Adagrad(Optimizer):
     """a += g^2,  w -= lr g / sqrt(a + epsilon)
 
     Args:
-        learning_rate: float, or a schedule.
-        initial_accumulator_value: float, a at the beginning.
-        epsilon: float.
+        learning_rate: float >= 0, or a schedule.
+        initial_accumulator_value: float >= 0, a at the beginning.
+        epsilon: float >= 0.
+        name, base: see `Optimizer`.
 
     Source: keras.optimizers.Adagrad.
 
@@ -24,12 +25,13 @@ class Adagrad(Optimizer):
     """
 
     at_rest = "nothing"
+    legacy_keys = ("initial_accumulator_value", "epsilon")
 
     def __init__(self, learning_rate=0.001, initial_accumulator_value=0.1, epsilon=1e-7, name=None, **base):
         own = {"initial_accumulator_value": initial_accumulator_value, "epsilon": epsilon}
         super().__init__(learning_rate, name, base, own)
 
-    def step(self):
+    def step(self, ndim=2):
         return "adagrad"
 
     def initial(self):
@@ -37,32 +39,3 @@ class Adagrad(Optimizer):
 
     def decays(self):
         return (1.0,)
-
-
-class RowwiseAdagrad(Adagrad):
-    """Adagrad with one accumulator a row:  a += mean(g^2),  w -= lr g / (sqrt(a) + epsilon)
-
-    A table of v rows needs v floats of state instead of v x d.
-
-    Args:
-        learning_rate: float, or a schedule.
-        initial_accumulator_value: float, a at the beginning.
-        epsilon: float.
-
-    Source: FBGEMM's EXACT_ROWWISE_ADAGRAD.
-
-    Example:
-        >>> layer = fastembed.Embedding(100, 8)
-        >>> optimizer = fastembed.optimizers.RowwiseAdagrad(0.1)
-        >>> optimizer.build([layer.embeddings])
-        >>> optimizer.variables[0].shape
-        (100, 1)
-    """
-
-    keras_module = "fastembed.optimizers"
-
-    def __init__(self, learning_rate=0.001, initial_accumulator_value=0.0, epsilon=1e-8, name=None, **base):
-        super().__init__(learning_rate, initial_accumulator_value, epsilon, name, **base)
-
-    def step(self):
-        return "rowwise_adagrad"

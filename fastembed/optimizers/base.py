@@ -1,66 +1,187 @@
 """What all optimizers share: their arguments and configs, the state of variables, and the way of a step.
 
-May import: ops, slices, table, schedules, serialization, threads. Do not break: `apply_gradients` checks everything
-before the first write.
+May import: optimizers.history, ops, slices, table, schedules, serialization, threads. Do not break: `apply_gradients`
+checks everything before the first write.
+
+The way of a step: gradients are checked and grouped -> perhaps only added up (`gradient_accumulation_steps`) -> their
+norms are taken, if they are to be clipped -> each pass of the step runs over all variables together.
 """
 
 import contextlib
 import math
+import re
+import types
 
 import numpy as np
 
 from fastembed import ops, schedules, serialization
+from fastembed.optimizers.history import History
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table
 from fastembed.threads import Lock
 
-# What Keras's base class takes besides, in its order, with the values that change nothing: no others are there yet.
-_BASE = {
-    "weight_decay": None,
-    "clipnorm": None,
-    "global_clipnorm": None,
-    "clipvalue": None,
-    "use_ema": False,
-    "ema_momentum": 0.99,
-    "ema_overwrite_frequency": None,
-    "loss_scale_factor": None,
-    "gradient_accumulation_steps": None,
-}
-_WITHOUT_EFFECT = ("ema_momentum", "ema_overwrite_frequency")  # as long as use_ema is False
+MODES = ("skip", "dense", "catch_up")
 
 
 class _Variable:
-    """A variable under training: its matrix, and the state of its rows (one float32 row for each)."""
+    """A variable under training: its memory as a matrix, the state of its rows (a float32 row for each), and what else
+    the optimizer keeps of it. For its table it is the debt: the steps that rows have not taken yet."""
 
-    def __init__(self, variable, step, initial):
+    def __init__(self, variable, optimizer):
         self.variable = variable
-        table_vd = self.matrix()
-        parts = ops.state_parts(step, table_vd.shape[1])
-        row_s = np.zeros(ops.state_width(step, table_vd.shape[1]), np.float32)
-        for name, part in parts.items():
-            row_s[part] = initial.get(name, 0)
-        self.state_vs = None
-        if len(row_s):
-            self.state_vs = ops.zeros((len(table_vd), len(row_s)))
-            # All threads touch the pages now, so that no step pays for it.
-            ops.fill(self.state_vs, "row", row=row_s)
+        self.name = getattr(variable, "name", "")
+        self.ndim = 2 if isinstance(variable, Table) else variable.ndim
+        table_vd = self.matrix
+        self.step = optimizer.step(self.ndim)
+        self.num_passes = optimizer.num_passes(self.ndim)
+        self.parts = ops.state_parts(self.step, table_vd.shape[1])
+        self.state_vs = _new_state(len(table_vd), self.parts, optimizer.initial())
+        self.weight_decay = optimizer.decay_of(self)
+        self.own = optimizer.begin(table_vd, self.ndim, self.weight_decay)
+        self.history = self._new_history(optimizer)
+        self.average_vd = self.averaged_v = None
+        if optimizer.use_ema:
+            self.average_vd, self.averaged_v = table_vd.copy(), np.full(len(table_vd), optimizer.calls, np.int32)
+        self.pending = None  # gradients that wait for the next step: a dense sum, or a list of (rows, values)
+        self.attach()
 
+    @property
     def matrix(self):
         """The variable's own memory as a matrix of rows."""
-        if isinstance(self.variable, Table):
-            return self.variable.numpy()
-        return _matrix(self.variable)
+        return self.variable.memory if isinstance(self.variable, Table) else _matrix(self.variable)
+
+    @property
+    def constraint(self):
+        """What an update enforces, or None."""
+        return getattr(self.variable, "constraint", None)
+
+    @property
+    def row_constraint(self):
+        """The part of it that belongs to each row alone, for `ops`, or None."""
+        return None if self.constraint is None else self.constraint.rows
+
+    @property
+    def scales(self):
+        """Of the learning rate, by row, or None."""
+        return getattr(self.variable, "row_scales", None)
+
+    def _new_history(self, optimizer):
+        moves = optimizer.at_rest == "weights" or self.weight_decay > 0
+        if optimizer.untouched != "catch_up" or (optimizer.at_rest == "nothing" and not self.weight_decay):
+            return None
+        if moves and optimizer.use_ema:
+            raise ValueError(
+                "`use_ema` needs untouched='skip' or 'dense' where rows move without a gradient. Received: "
+                f"untouched='catch_up' with {optimizer!r}"
+            )
+        if moves and self.constraint is not None and self.row_constraint is None:
+            raise ValueError(
+                "untouched='catch_up' needs a constraint of single rows (`axis=1`, NonNeg). Received: "
+                f"{self.constraint!r}, which belongs to the whole table"
+            )
+        replayed = self.row_constraint is not None or self.scales is not None
+        return History(optimizer, self.step, len(self.matrix), self.weight_decay, replayed)
+
+    def attach(self):
+        """Becomes the table's debt, if it moves rows that are not touched: look-ups then come here first."""
+        if self.history is None or not isinstance(self.variable, Table) or self.variable.debt is self:
+            return
+        if self.variable.debt is not None:  # of another optimizer, which has trained the table until now
+            self.variable.debt.pay(None)
+        self.history.last_v[self.history.last_v > 0] = self.history.now
+        self.variable.debt = self
+
+    # ---- what a table asks of its debt ----
+
+    def pay(self, ids_n):
+        """The rows of flat ids, or all, take the steps that they have missed."""
+        history = self.history
+        if history is None or history.now == history.first or self.matrix.size == 0:
+            return
+        about = {"scales": self.scales, "constraint": self.row_constraint}
+        missed = history.missed()
+        if ids_n is None:
+            update = ops.Update(self.matrix, None, None, self.hyper, self.state_vs, missed=missed, everywhere=True)
+            ops.run([update._replace(**about)])
+        else:
+            ops.catch_up(self.matrix, self.hyper, self.state_vs, missed, ids_n, **about)
+
+    def forget(self, rows_n):
+        """These rows, or all, have missed nothing."""
+        last_v = self.history.last_v
+        rows_n = slice(None) if rows_n is None else rows_n
+        last_v[rows_n] = np.where(last_v[rows_n] > 0, self.history.now, 0) if self.history.idle else self.history.now
+
+    def check_scales(self, scales_n):
+        """Missed steps can be leaped only where all rows have one learning rate."""
+        if self.history.leaped and self.history.now and not np.isin(scales_n, (0, 1)).all():
+            raise ValueError(
+                "`scale` must be 0 or 1 after the first step with untouched='catch_up'; set others before it. "
+                f"Received: scale={scales_n}"
+            )
+
+    # ---- what an optimizer asks of its variable ----
+
+    def update(self, gradient, groups, step, hyper, **how):
+        """One pass over the rows, for `ops.run`."""
+        return ops.Update(self.matrix, gradient, step, hyper, self.state_vs, groups, scales=self.scales, **how)
+
+    def average_rows(self, calls, keeps):
+        """All averages, up to date after `calls` calls."""
+        average = ops.Average(self.average_vd, self.averaged_v, calls, keeps, -1.0)
+        ops.run([self.update(None, None, None, {}, average=average, everywhere=True)])
+        return self.average_vd
+
+    def add_pending(self, gradient, groups):
+        """Adds a gradient to those that wait."""
+        if isinstance(gradient, np.ndarray):
+            waiting, self.pending = self.pending, gradient.copy()
+            if isinstance(waiting, np.ndarray):
+                self.pending += waiting
+            for rows_u, values_ud in waiting if isinstance(waiting, list) else ():
+                self.pending[rows_u] += values_ud
+        else:
+            rows_u, values_ud = ops.reduce(gradient, groups)
+            if isinstance(self.pending, np.ndarray):
+                self.pending[rows_u] += values_ud
+            else:
+                self.pending = [*(self.pending or []), (rows_u, values_ud)]
+
+    def take_pending(self):
+        """Takes the sum of the gradients that wait: Parts, or a matrix."""
+        waiting, self.pending = self.pending, None
+        if isinstance(waiting, np.ndarray):
+            return waiting
+        rows_n = np.concatenate([rows_u for rows_u, _ in waiting])
+        return ops.parts_checked(rows_n, np.concatenate([values_ud for _, values_ud in waiting]))
 
 
 class Optimizer(serialization.Configurable):
     """Base class of the optimizers.
 
-    All take the further arguments of Keras 3's optimizers (weight_decay, clipnorm, ...), which have no effect yet and
-    so must be None.
-
     A gradient is an `IndexedSlices` or a dense float array of the variable's shape; a variable is a `Table`, or a
-    float32 C-contiguous NumPy array of any rank, which is updated in place. With `IndexedSlices`, rows that do not
-    occur keep their values and their state; a row that occurs several times takes one step with the summed gradient.
+    float32 C-contiguous NumPy array of any rank, which is updated in place. A row that occurs several times takes one
+    step with the summed gradient.
+
+    All take these arguments besides their own:
+
+    Args:
+        untouched: what a step does to rows that do not occur in a row-sparse gradient. "skip": nothing. "dense": what
+            Keras does, a step with a gradient of zeros; it costs a pass over the whole table. "catch_up": the same, but
+            later: when a row is touched or looked up, it first takes the steps that it has missed.
+        weight_decay: float, or None. w -= weight_decay learning_rate w before each step, in rows that take it.
+        clipnorm: float, or None. The summed gradient of each variable is scaled down to this norm.
+        global_clipnorm: float, or None. The gradients of all variables together are.
+        clipvalue: float, or None. Summed gradients are cut off at -clipvalue and clipvalue.
+        use_ema: bool. Keeps a running average of each variable over the calls: `average`.
+        ema_momentum: float, what a call leaves of the average.
+        ema_overwrite_frequency: int, or None. Variables become their averages every so many steps.
+        loss_scale_factor: float, or None. What the loss was multiplied by (`scale_loss`); gradients are divided by it.
+        gradient_accumulation_steps: int, or None. Gradients of so many calls are averaged for one step. They stay
+            row-sparse.
+        on_nonfinite: what happens where a gradient has an infinite number or NaN; nothing is written. "raise": a
+            ValueError. "skip": the call does not count, except in `skipped`.
+        name: str.
 
     Example:
         >>> layer = fastembed.Embedding(1000, 8)
@@ -74,57 +195,80 @@ class Optimizer(serialization.Configurable):
     keras_module = "keras.optimizers"
 
     def __init__(self, learning_rate, name, base, own=None):
-        """own: its arguments by name; each is checked, and becomes an attribute and a key of the config."""
+        """own: its own arguments by name; each is checked, and becomes an attribute and a key of the config."""
         self.learning_rate = learning_rate
-        self._own = tuple(own or ())
-        for argument, value in (own or {}).items():
-            setattr(self, argument, _CHECKS[argument](argument, value))
-        unknown = set(base) - set(_BASE)
+        unknown = set(base) - set(_BASE) - set(_OURS)
         if unknown:
             raise TypeError(f"an optimizer takes the arguments of Keras 3's. Received: {sorted(unknown)}")
-        for argument, value in base.items():
-            if argument not in _WITHOUT_EFFECT and (value is not None and value is not False):
-                raise ValueError(
-                    f"`{argument}` must be {_BASE[argument]} in this version. Received: {argument}={value!r}"
-                )
-        self._base = {**_BASE, **base}
+        self._own = tuple(own or ())
+        for argument, value in {**_BASE, **_OURS, **base, **(own or {})}.items():
+            setattr(self, argument, (self.ranges.get(argument) or _CHECKS[argument])(argument, value))
+        clips = [argument for argument in ("clipnorm", "global_clipnorm", "clipvalue") if getattr(self, argument)]
+        if len(clips) > 1:
+            raise ValueError(f"only one of `clipnorm`, `global_clipnorm` and `clipvalue` can be set. Received: {clips}")
+        if self.untouched not in self.modes:
+            raise ValueError(
+                f"`untouched` must be one of {list(self.modes)} for {type(self).__name__}. Received: "
+                f"untouched={self.untouched!r}"
+            )
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a string. Received: name={name!r}")
         self.name = name or type(self).__name__.lower()
-        self.iterations = 0
+        self.calls = 0  # of apply_gradients that counted
+        self.skipped = 0  # of those that did not, as a gradient was not finite
+        self._excluded = (set(), None)  # from weight decay: ids of variables, a pattern of names
         self._variables = {}  # by id(variable)
         self._lock = Lock()
 
     def __getstate__(self):
-        state = self.__dict__.copy()
-        state["_variables"] = list(self._variables.values())
-        return state
+        for kept in self._variables.values():
+            kept.pay(None)
+        return {**self.__dict__, "_variables": list(self._variables.values())}
 
     def __setstate__(self, state):
         kept = {id(kept.variable): kept for kept in state["_variables"]}
         self.__dict__.update(state, _variables=kept)
+        for one in kept.values():
+            one.attach()
 
-    # ---- what a subclass says of itself ----
+    # ---- what a subclass says of itself ----------------------------------------------------------------------------
 
-    def step(self):
-        """The name of the step in `ops.update`."""
+    ranges = types.MappingProxyType({})  # checks of own arguments, where a name's usual one does not hold
+    legacy_keys = None  # own arguments in Keras 2.9, in the order of its config; None: it has no such optimizer
+    legacy_decay = 0.0  # what `decay` is in a config of 2.9 that means the same here
+    modes = MODES  # the values that `untouched` may have
+    decoupled = True  # weight decay is what Optimizer says, not a part of the step
+    # What a step without a gradient changes of a row (weight decay aside): "nothing", its "state", or its "weights".
+    at_rest = "weights"
+    idle = True  # but it changes nothing of a row that was never touched
+
+    most_replayed = 2**31 - 1  # how many of the steps that a row has missed make a difference: the last ones
+
+    def step(self, ndim=2):
+        """The name of the step in `ops`, for a variable of so many dimensions."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
     def initial(self):
         """What parts of the state begin with, by name, where it is not 0."""
         return {}
 
+    def begin(self, table_vd, ndim, weight_decay):
+        """What is kept of a variable beside the state of its rows: numbers and float64 arrays, by name."""
+        return {}
+
     def hyper(self, t, rate):
-        """The hyperparameters of step t = 1, 2, ... with learning rate `rate`, as `ops.update` takes them."""
+        """The hyperparameters of step t = 1, 2, ... with learning rate `rate`, as `ops` takes them."""
         own = {name: getattr(self, name) for name in self._own if name in ops.HYPERPARAMETERS}
         return {"learning_rate": rate, **own}
 
-    def passes(self, t, rate):
-        """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass."""
-        yield self.step(), self.hyper(t, rate)
+    def num_passes(self, ndim):
+        """How many passes over the rows a step takes, for a variable of so many dimensions."""
+        return 1
 
-    # What a step without a gradient changes of a row (weight decay aside): "nothing", its "state", or its "weights".
-    at_rest = "weights"
+    def passes(self, t, rate, own):
+        """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
+        begin() gave for the variable, to be kept up to date."""
+        yield self.step(), self.hyper(t, rate)
 
     def decays(self):
         """What steps without a gradient multiply each part of the state by, in order; None: there is no closed form."""
@@ -138,24 +282,118 @@ class Optimizer(serialization.Configurable):
         """
         return 0.0
 
-    # ---- ----
+    # ---- what users ask --------------------------------------------------------------------------------------------
+
+    @property
+    def iterations(self):
+        """int, the steps that were taken."""
+        return self.calls // (self.gradient_accumulation_steps or 1)
+
+    @iterations.setter
+    def iterations(self, value):
+        self.calls = serialization.check_number(value, "iterations", 0) * (self.gradient_accumulation_steps or 1)
 
     @property
     def learning_rate(self):
         """float >= 0, that of the next step; may be set at any time, to a number or a schedule."""
         if isinstance(self._learning_rate, float):
             return self._learning_rate
-        return _number("learning_rate", self._learning_rate(self.iterations))
+        return number("learning_rate", self._learning_rate(self.calls))
 
     @learning_rate.setter
     def learning_rate(self, value):
         value = schedules.get(value) if isinstance(value, dict) else value
-        self._learning_rate = value if callable(value) else _number("learning_rate", value)
+        self._learning_rate = value if callable(value) else number("learning_rate", value)
 
     @property
     def variables(self):
         """The states of the variables seen so far: float32 arrays (rows, state width), the memory itself."""
         return [kept.state_vs for kept in self._variables.values() if kept.state_vs is not None]
+
+    def state(self, variable):
+        """The state of a variable by Keras's names: arrays that share its memory, up to date at this moment.
+
+        Args:
+            variable: a Table or array that was trained or given to `build`.
+
+        Returns:
+            dict of float32 arrays: (rows, dim), or (rows,) for a number for each row; with `use_ema` "average" too.
+
+        Raises:
+            KeyError: the optimizer does not know it.
+
+        Example:
+            >>> table = fastembed.Table((5, 2))
+            >>> adam = fastembed.optimizers.Adam()
+            >>> adam.build([table])
+            >>> {name: part.shape for name, part in adam.state(table).items()}
+            {'momentum': (5, 2), 'velocity': (5, 2)}
+        """
+        kept = self._known(variable)
+        kept.pay(None)
+        parts = {}
+        for name, part in kept.parts.items():
+            per_row = ops.STATES[kept.step][name] == ops.ROW
+            parts[name] = kept.state_vs[:, part.start] if per_row else kept.state_vs[:, part]
+        parts.update({name: array for name, array in kept.own.items() if isinstance(array, np.ndarray)})
+        if self.use_ema:
+            parts["average"] = kept.average_rows(self.calls, self.ema_momentum)
+        return parts
+
+    def average(self, variable):
+        """The running average of a variable (`use_ema`): float32 in its shape, up to date, the memory itself."""
+        if not self.use_ema:
+            raise ValueError("`average` needs use_ema=True. Received: use_ema=False")
+        return self._known(variable).average_rows(self.calls, self.ema_momentum).reshape(variable.shape)
+
+    def finalize_variable_values(self, variables):
+        """Variables become their running averages, as Keras does at the end of a training with `use_ema`."""
+        for variable in variables if self.use_ema else ():
+            kept = self._known(variable)
+            with contextlib.ExitStack() as locks:
+                self._enter(locks, [variable])
+                np.copyto(kept.matrix, kept.average_rows(self.calls, self.ema_momentum))
+
+    def catch_up(self, variable=None):
+        """All rows of a variable (None: of all) take the steps that they have missed; nothing to do unless
+        untouched="catch_up". Tables do it by themselves when they are read, saved or copied; plain arrays do not.
+
+        Example:
+            >>> w = np.zeros((3, 1), "float32")
+            >>> adam = fastembed.optimizers.Adam(untouched="catch_up")
+            >>> for row in (0, 1):
+            ...     adam.apply([fastembed.IndexedSlices(np.ones((1, 1)), [row], (3, 1))], [w])
+            >>> before = w.copy()
+            >>> adam.catch_up(w)
+            >>> (w != before).ravel()  # row 0 has missed the second step
+            array([ True, False, False])
+        """
+        known = list(self._variables.values()) if variable is None else [self._known(variable)]
+        with contextlib.ExitStack() as locks:
+            self._enter(locks, [kept.variable for kept in known])
+            for kept in known:
+                kept.pay(None)
+
+    def scale_loss(self, loss):
+        """Returns the loss times `loss_scale_factor`."""
+        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Variables without weight decay: these, and those whose names hold one of these regular expressions. To be
+        called before they are trained.
+
+        Raises:
+            ValueError: some are trained already.
+        """
+        if self._variables:
+            raise ValueError("`exclude_from_weight_decay` must come before the first step. Received: a later call")
+        self._excluded = ({id(variable) for variable in var_list or ()}, "|".join(var_names or ()) or None)
+
+    def decay_of(self, kept):
+        """The weight decay of a variable as `Optimizer` says it; 0: none."""
+        listed, pattern = self._excluded
+        excluded = id(kept.variable) in listed or (pattern and re.search(pattern, kept.name))
+        return 0.0 if excluded or not self.decoupled else self.weight_decay or 0.0
 
     def build(self, variables):
         """Makes the state of `variables` now instead of at their first gradient."""
@@ -163,12 +401,27 @@ class Optimizer(serialization.Configurable):
             for variable in variables:
                 self._keep(variable)
 
+    def _known(self, variable):
+        if id(variable) not in self._variables:
+            raise KeyError(f"{type(self).__name__} has not trained this variable. Received: {variable!r}")
+        return self._variables[id(variable)]
+
     def _keep(self, variable):
         kept = self._variables.get(id(variable))
         if kept is None:
             _check_variable(variable)
-            kept = self._variables[id(variable)] = _Variable(variable, self.step(), self.initial())
+            kept = self._variables[id(variable)] = _Variable(variable, self)
+        kept.attach()
         return kept
+
+    def _enter(self, locks, variables):
+        """The lock of the optimizer and those of the tables; every thread takes them in one order."""
+        locks.enter_context(self._lock)
+        for variable in sorted(variables, key=id):
+            if isinstance(variable, Table):
+                locks.enter_context(variable.lock)
+
+    # ---- a step ----------------------------------------------------------------------------------------------------
 
     def apply(self, gradients, variables):
         """`apply_gradients` with two lists."""
@@ -186,43 +439,125 @@ class Optimizer(serialization.Configurable):
             grads_and_vars: (gradient, variable) pairs; each variable once.
 
         Raises:
-            TypeError, ValueError: a wrong dtype or shape, a read-only or frozen variable, a variable that comes twice.
+            TypeError, ValueError: a wrong dtype or shape, a read-only or frozen variable, a variable that comes twice,
+                a gradient that is not finite.
             IndexError: an id that is no row. No variable, state or counter has changed then.
         """
-        pairs = list(grads_and_vars)
+        self._apply(list(grads_and_vars), 1.0)
+
+    def _apply(self, pairs, factor):
+        """A step with gradients times `factor`. Returns False where one is not finite and the call does not count."""
         with contextlib.ExitStack() as locks:
-            locks.enter_context(self._lock)
             seen = set()
             for _, variable in pairs:
                 _check_variable(variable)
                 if id(variable) in seen:
                     raise ValueError(f"a variable must come once; add its gradients (+). Received: {variable!r} twice")
                 seen.add(id(variable))
-            # Every thread takes the locks of the tables in one order.
-            for _, variable in sorted(pairs, key=lambda pair: id(pair[1])):
-                if isinstance(variable, Table):
-                    locks.enter_context(variable.lock)
-            checked = [_check_gradient(gradient, variable) for gradient, variable in pairs]
-            kept = [self._keep(variable) for _, variable in pairs]
-            rate = self.learning_rate
-            self.iterations += 1
-            ((step, hyper),) = self.passes(self.iterations, rate)
-            for (gradient, variable), groups, k in zip(pairs, checked, kept, strict=True):
-                constraint = getattr(variable, "constraint", None)
-                rows = None if constraint is None else constraint.rows
-                if isinstance(gradient, IndexedSlices):
-                    ops.update(k.matrix(), gradient.parts, step, hyper, k.state_vs, groups, rows)
-                else:
-                    ops.update_dense(k.matrix(), groups, step, hyper, k.state_vs, rows)
-                if constraint is not None and rows is None:
-                    constraint.project(k.matrix())
+            self._enter(locks, [variable for _, variable in pairs])
+            gradients = [_check_gradient(gradient, variable) for gradient, variable in pairs]
+            all_groups = _group(gradients, [variable.shape[0] if variable.shape else 1 for _, variable in pairs])
+            if not all(map(ops.finite, gradients)):
+                if self.on_nonfinite == "raise":
+                    raise ValueError(f"a gradient must be finite. Received: {_explain_nonfinite(pairs, gradients)}")
+                self.skipped += 1
+                return False
+            known = [self._keep(variable) for _, variable in pairs]
+            steps = self.gradient_accumulation_steps or 1
+            if steps > 1:
+                for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
+                    kept.add_pending(gradient, groups)
+                if (self.calls + 1) % steps == 0:
+                    gradients = [kept.take_pending() for kept in known]
+                    all_groups = _group(gradients, [len(kept.matrix) for kept in known])
+                    for kept in self._variables.values():
+                        kept.pending = None
+            if (self.calls + 1) % steps == 0:
+                factor /= steps * (self.loss_scale_factor or 1.0)
+                self._step([*zip(known, gradients, all_groups, strict=True)], factor)
+            if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
+                for kept in self._variables.values():
+                    np.copyto(kept.matrix, kept.average_rows(self.calls + 1, self.ema_momentum))
+            self.calls += 1
+            return True
+
+    def _step(self, work, factor):
+        """The passes of one step, each over all variables together. work: (kept, gradient, groups)."""
+        t, rate = self.iterations + 1, self.learning_rate
+        factors = self._clip_factors(work, factor)
+        limit = self.clipvalue or math.inf
+        passes = [self.passes(t, rate, kept.own) for kept, _, _ in work]
+        results = [None] * len(work)
+        for number in range(max([kept.num_passes for kept, _, _ in work], default=0)):
+            updates, sent = [], []
+            for i, (kept, gradient, groups) in enumerate(work):
+                if number >= kept.num_passes:
+                    continue
+                first, last = number == 0, number == kept.num_passes - 1
+                step, hyper = passes[i].send(results[i])
+                how = {"factor": factors[i], "limit": limit, "everywhere": self._is_everywhere(kept, gradient)}
+                if first:
+                    kept.hyper = hyper
+                    how["fade"] = kept.weight_decay * rate
+                    how["missed"] = kept.history and kept.history.missed(kept.history.now + 1)
+                if last:
+                    how["constraint"] = kept.row_constraint
+                if self.use_ema and (first or last):
+                    takes = 1.0 if t == 1 else 1 - self.ema_momentum
+                    how["average"] = ops.Average(
+                        kept.average_vd, kept.averaged_v, self.calls, self.ema_momentum, takes if last else -1.0
+                    )
+                updates.append(kept.update(gradient, groups, step, hyper, **how))
+                sent.append(i)
+            for i, sums in zip(sent, ops.run(updates), strict=True):
+                results[i] = sums
+        for i, (kept, _, _) in enumerate(work):
+            with contextlib.suppress(StopIteration):
+                passes[i].send(results[i])
+            if kept.history is not None:
+                kept.history.add(self, t, rate, kept.hyper)
+                if kept.history.full:
+                    kept.pay(None)
+                    kept.history.forget()
+            if kept.constraint is not None and kept.row_constraint is None:
+                kept.constraint.project(kept.matrix)
+
+    def _is_everywhere(self, kept, gradient):
+        """Whether rows without a gradient take a step, too."""
+        if self.untouched != "dense" or isinstance(gradient, np.ndarray):
+            return False
+        return self.at_rest != "nothing" or kept.weight_decay > 0 or kept.row_constraint is not None
+
+    def _clip_factors(self, work, factor):
+        """What each gradient is multiplied by, with the norms clipped."""
+        norm = self.clipnorm or self.global_clipnorm
+        if not norm:
+            return [factor] * len(work)
+        squares = ops.run([kept.update(gradient, groups, "squares", {}) for kept, gradient, groups in work])
+        norms = [factor * math.sqrt(sums[0]) for sums in squares]
+        if self.global_clipnorm:
+            norms = [math.hypot(*norms)] * len(work)
+        return [factor * norm / max(norm, one) for one in norms]
 
     def get_config(self):
-        own = {argument: getattr(self, argument) for argument in self._own}
-        return {"name": self.name, "learning_rate": serialization.serialize(self._learning_rate), **self._base, **own}
+        """Keras 3's keys; ours beside them where they are not the default."""
+        config = {"name": self.name, "learning_rate": serialization.serialize(self._learning_rate)}
+        config.update({argument: getattr(self, argument) for argument in (*_BASE, *self._own)})
+        ours = {argument: getattr(self, argument) for argument in _OURS}
+        return {**config, **{argument: value for argument, value in ours.items() if value != _OURS[argument]}}
+
+    def legacy_config(self):
+        """The config in the form of Keras 2.9; what 2.9 does not know is in it only where it was set."""
+        config = {**self.get_config(), "learning_rate": serialization.serialize(self._learning_rate, version=2)}
+        if self.legacy_keys is None:
+            return config
+        name, rate = config.pop("name"), config.pop("learning_rate")
+        own = {key: config.pop(key) for key in self.legacy_keys}
+        base = {key: value for key, value in config.items() if key not in _BASE or value != _BASE[key]}
+        return {"name": name, **base, "learning_rate": rate, "decay": self.legacy_decay, **own}
 
     def __repr__(self):
-        config = {key: value for key, value in self.get_config().items() if key not in self._base}
+        config = {k: v for k, v in self.get_config().items() if k not in _BASE or v != _BASE[k]}
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in config.items())})"
 
     @classmethod
@@ -230,9 +565,21 @@ class Optimizer(serialization.Configurable):
         """Makes the optimizer of a config of Keras 3, or of Keras 2 without `decay`."""
         config = serialization.arguments_of(config, cls)
         decay = config.pop("decay", None)  # Keras 2
-        if decay:
-            raise ValueError(f"`decay` must be 0. Received: decay={decay!r}")
+        if decay and decay != cls.legacy_decay:
+            raise ValueError(f"`decay` must be {cls.legacy_decay or 0}. Received: decay={decay!r}")
         return super().from_config(config)
+
+
+def _new_state(num_rows, parts, initial):
+    """A float32 row of state for each row, or None. All threads touch the pages now, so that no step pays for it."""
+    if not parts:
+        return None
+    row_s = np.zeros(max(part.stop for part in parts.values()), np.float32)
+    for name, part in parts.items():
+        row_s[part] = initial.get(name, 0)
+    state_vs = ops.zeros((num_rows, len(row_s)))
+    ops.fill(state_vs, "row", row=row_s)
+    return state_vs
 
 
 def _check_variable(variable):
@@ -240,7 +587,7 @@ def _check_variable(variable):
     if isinstance(variable, Table):
         if not variable.trainable:
             raise ValueError(f"a variable must be trainable. Received: {variable!r} with trainable=False")
-        ops.check_table(variable.numpy(), "variable", writeable=True)
+        ops.check_table(variable.memory, "variable", writeable=True)
         return
     if not isinstance(variable, np.ndarray):
         raise TypeError(f"a variable must be a Table or a NumPy array. Received: {type(variable).__name__}")
@@ -253,16 +600,30 @@ def _check_variable(variable):
 
 
 def _check_gradient(gradient, variable):
-    """The groups of a row-sparse gradient, or a dense one as a float32 matrix."""
+    """A row-sparse gradient as Parts, or a dense one as a float32 matrix."""
     if isinstance(gradient, IndexedSlices):
         if tuple(variable.shape) != gradient.dense_shape:
             raise ValueError(
                 f"a gradient must have its variable's shape, {tuple(variable.shape)}. Received: {gradient!r}"
             )
-        return ops.group(gradient.parts, gradient.dense_shape[0])
+        return gradient.parts
     if gradient is None:
         raise ValueError("a gradient must be an IndexedSlices or an array. Received: None")
     return _matrix(ops.check_floats(gradient, variable.shape, "gradient"))
+
+
+def _group(gradients, num_rows):
+    """The groups of each gradient, for variables of so many rows; None for a dense one."""
+    pairs = [pair for pair in zip(gradients, num_rows, strict=True) if isinstance(pair[0], ops.Parts)]
+    made = iter(ops.group_all(pairs) if pairs else ())
+    return [next(made) if isinstance(gradient, ops.Parts) else None for gradient in gradients]
+
+
+def _explain_nonfinite(pairs, gradients):
+    for (_, variable), gradient in zip(pairs, gradients, strict=True):
+        if not ops.finite(gradient):
+            return f"NaN or infinity in the gradient of {variable!r:.100}"
+    return "NaN or infinity"
 
 
 def _matrix(array):
@@ -273,14 +634,27 @@ def _matrix(array):
 # ---- checks of the arguments, by name --------------------------------------------------------------------------------
 
 
-def _number(name, value, below=None):
+def number(name, value, below=None):
     """A float >= 0 (and < below)."""
     return float(serialization.check_number(value, name, 0, below))
 
 
 def _fraction(name, value):
     """A float in [0, 1)."""
-    return _number(name, value, below=1)
+    return number(name, value, below=1)
+
+
+def number_in(above=None, most=None):
+    """A check for floats > above and <= most."""
+
+    def check(name, value):
+        number = float(serialization.check_number(value, name))
+        if (above is not None and number <= above) or (most is not None and number > most):
+            rules = [f"greater than {above}"] * (above is not None) + [f"at most {most}"] * (most is not None)
+            raise ValueError(f"`{name}` must be {' and '.join(rules)}. Received: {name}={value!r}")
+        return number
+
+    return check
 
 
 def _flag(name, value):
@@ -290,14 +664,87 @@ def _flag(name, value):
     return bool(value)
 
 
+def _optional(name, value):
+    """A float > 0, or None."""
+    if value is None:
+        return None
+    if not number(name, value) > 0:
+        raise ValueError(f"`{name}` must be greater than 0, or None. Received: {name}={value!r}")
+    return number(name, value)
+
+
+def _decay(name, value):
+    """A float >= 0, or None."""
+    return None if value is None else number(name, value)
+
+
+def _count(name, value):
+    """An int > 0, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be an integer above 0, or None. Received: {name}={value!r}")
+    return int(value)
+
+
+def _one_of(*values):
+    """One of these."""
+
+    def check(name, value):
+        if value not in values:
+            raise ValueError(f"`{name}` must be one of {list(values)}. Received: {name}={value!r}")
+        return value
+
+    return check
+
+
+# What Keras's base class takes besides, in its order, and what only we take; with defaults.
+_BASE = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "global_clipnorm": None,
+    "clipvalue": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
+_OURS = {"untouched": "skip", "on_nonfinite": "raise"}
+
 _CHECKS = {
+    "weight_decay": _decay,
+    "clipnorm": _optional,
+    "global_clipnorm": _optional,
+    "clipvalue": _optional,
+    "use_ema": _flag,
+    "ema_momentum": _fraction,
+    "ema_overwrite_frequency": _count,
+    "loss_scale_factor": _optional,
+    "gradient_accumulation_steps": _count,
+    "untouched": _one_of(*MODES),
+    "on_nonfinite": _one_of("raise", "skip"),
     "momentum": _fraction,
     "nesterov": _flag,
-    "initial_accumulator_value": _number,
-    "epsilon": _number,
+    "initial_accumulator_value": number,
+    "epsilon": number,
     "beta_1": _fraction,
     "beta_2": _fraction,
     "rho": _fraction,
     "amsgrad": _flag,
     "centered": _flag,
+    # Ftrl
+    "learning_rate_power": number_in(most=0),
+    "l1_regularization_strength": number,
+    "l2_regularization_strength": number,
+    "l2_shrinkage_regularization_strength": number,
+    "beta": number,
+    # Adafactor
+    "beta_2_decay": number_in(most=0),
+    "epsilon_1": number,
+    "epsilon_2": number,
+    "clip_threshold": number_in(above=0),
+    "relative_step": _flag,
+    # LARS
+    "eta": number,
 }

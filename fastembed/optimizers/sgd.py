@@ -12,9 +12,10 @@ class SGD(Optimizer):
         w -= lr g;   with momentum:  m = mu m - lr g,  w += m   (nesterov:  w += mu m - lr g)
 
     Args:
-        learning_rate: float, or a schedule.
-        momentum: float in [0, 1). The state of an untouched row stays as it is.
+        learning_rate: float >= 0, or a schedule.
+        momentum: float in [0, 1), mu.
         nesterov: bool.
+        name, base: see `Optimizer`.
 
     Source: keras.optimizers.SGD.
 
@@ -25,17 +26,19 @@ class SGD(Optimizer):
         array([-0.5, -0.5], dtype=float32)
     """
 
+    legacy_keys = ("momentum", "nesterov")
+
     def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, name=None, **base):
         super().__init__(learning_rate, name, base, {"momentum": momentum, "nesterov": nesterov})
         self.at_rest = "weights" if self.momentum else "nothing"
 
-    def step(self):
+    def step(self, ndim=2):
         if not self.momentum:
             return "sgd"
         return "nesterov" if self.nesterov else "momentum"
 
     def decays(self):
-        return (self.momentum,)
+        return (self.momentum,) if self.momentum else ()
 
     def drift(self, t, rate, n_k1, r_p):
         return -(self.momentum ** (n_k1 + self.nesterov))  # x is m, which has the rate in it
