@@ -862,7 +862,7 @@ cdef enum:
     MOMENT = 8            # doubles of a line of `moments`: FE_TERMS of drift, then these two:
     LOG_KEPT = 6          # the log of what weight decay has left of a weight since step 0
     TRAVELLED = 7         # the sum of all drifts since step 0
-    REPLAY = 14           # floats of a line of `replays`: the numbers of fe_hyper, then weight decay times learning rate
+    REPLAY = 14           # floats of a line of `replays`: the numbers of fe_hyper, then weight decay times the rate
 
 cdef struct Update:               # one variable in one pass
     const fe_rows *rows
@@ -1102,11 +1102,12 @@ cdef inline void catch_up(const Update *u, float *row, float *state, int64_t num
 cdef struct Behind:               # rows of some ids that have missed steps
     const Update *u
     Ids ids
+    double *unread                # for each thread
     int64_t next
 
 
 cdef void catch_up_worker(void *job, int me) noexcept nogil:
-    """A thread that finds a row behind marks it as up to date and makes it so. Ids outside the table are passed over."""
+    """A thread that finds a row behind marks it as up to date, and makes it so. Ids that are no rows are passed over."""
     cdef Behind *behind = <Behind *>job
     cdef const Update *u = behind.u
     cdef int64_t numbers[TASK]
@@ -1138,7 +1139,8 @@ cdef void catch_up_worker(void *job, int me) noexcept nogil:
                     fe_prefetch(u.moments + <int64_t>(since[i] - u.first) * MOMENT, MOMENT * sizeof(double))
             if i >= FE_AHEAD_STEP:
                 row = numbers[i - FE_AHEAD_STEP]
-                catch_up(u, u.table + row * d, u.state + row * u.state_width, row, since[i - FE_AHEAD_STEP], NULL)
+                catch_up(u, u.table + row * d, u.state + row * u.state_width, row, since[i - FE_AHEAD_STEP],
+                         behind.unread + me * (d + 8))
 
 
 # ---- blocks of rows
@@ -1592,8 +1594,8 @@ cdef class Job:
 
     def average(self, float[:, ::1] average_vd not None, int32_t[::1] averaged_v not None, int32_t calls, double keeps,
                 float takes):
-        """Averages of rows over the calls: average += (w - average) (1 - keeps) for each call that a row has missed, and
-        (w - average) takes for this one (takes < 0: there is none)."""
+        """Averages of rows over the calls: average += (w - average) (1 - keeps) for each call that a row has missed,
+        and (w - average) takes for this one (takes < 0: there is none)."""
         if average_vd.shape[0] < self.u.v or average_vd.shape[1] != self.u.d or averaged_v.shape[0] < self.u.v:
             raise ValueError("`average` has another shape than the table")
         self.average_vd, self.averaged_v = average_vd, averaged_v
@@ -1608,8 +1610,13 @@ def catch_up_rows(Job job not None, const id_t[::1] ids_n not None, int num_thre
     behind.u = &job.u
     behind.ids = make_ids(ids_n, -1)
     behind.next = 0
-    if job.u.last != NULL and job.u.d:
-        run(catch_up_worker, &behind, num_threads)
+    if job.u.last == NULL or job.u.d == 0:
+        return
+    behind.unread = <double *>calloc(max(num_threads, 1) * (job.u.d + 8), sizeof(double))
+    if behind.unread == NULL:
+        raise MemoryError("no memory to catch up")
+    run(catch_up_worker, &behind, num_threads)
+    free(behind.unread)
 
 
 def run_jobs(list jobs not None, int num_threads):

@@ -195,7 +195,7 @@ def test_no_closed_form(optimizer, at_rest):
 
 
 def test_every_optimizer_is_here():
-    others = {"AdamW", "Ftrl", "Lamb", "RowwiseLamb", "Adafactor", "Optimizer", "get"}
+    others = {"LossScaleOptimizer", "AdamW", "Ftrl", "Lamb", "RowwiseLamb", "Adafactor", "Optimizer", "get"}
     assert {type(optimizer).__name__ for optimizer, *_ in CASES} == set(optimizers.__all__) - others
 
 

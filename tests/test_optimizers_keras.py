@@ -87,8 +87,8 @@ def compare(name, arguments, gradients, rng, **ours):
 
 
 def test_every_optimizer_is_here():
-    theirs = {name for name in optimizers.__all__ if hasattr(keras.optimizers, name)} - {"Optimizer", "get"}
-    assert {name for name, _ in CASES} == theirs
+    theirs = {name for name in optimizers.__all__ if hasattr(keras.optimizers, name)}
+    assert {name for name, _ in CASES} == theirs - {"LossScaleOptimizer", "Optimizer", "get"}
 
 
 @every_case
@@ -157,9 +157,9 @@ def test_what_the_base_class_gives(name, arguments, base, untouched, rng):
     if untouched not in optimizer.modes:
         pytest.skip(f"{name} has no {untouched}")
     arguments = {**arguments, **BASE[base]}
-    if untouched == "catch_up" and arguments.get("use_ema"):
-        if optimizer(**arguments).at_rest == "weights" or "weight_decay" in arguments:
-            with pytest.raises(ValueError, match="`use_ema` needs"):
-                optimizer(**arguments, untouched=untouched).build([np.zeros((3, 2), np.float32)])
-            return
+    moves = optimizer(**arguments).at_rest == "weights" or "weight_decay" in arguments
+    if untouched == "catch_up" and arguments.get("use_ema") and moves:
+        with pytest.raises(ValueError, match="`use_ema` needs"):
+            optimizer(**arguments, untouched=untouched).build([np.zeros((3, 2), np.float32)])
+        return
     compare(name, arguments, sparse_gradients(rng, 51), rng, untouched=untouched)

@@ -12,6 +12,7 @@ from fastembed.optimizers.base import Optimizer
 from fastembed.optimizers.ftrl import Ftrl
 from fastembed.optimizers.lamb import Lamb
 from fastembed.optimizers.lion import Lion
+from fastembed.optimizers.loss_scale import LossScaleOptimizer
 from fastembed.optimizers.rmsprop import Adadelta, RMSprop
 from fastembed.optimizers.rowwise import PartialRowwiseAdam, RowwiseAdagrad, RowwiseLamb, RowwiseLARS, RowwiseRMSprop
 from fastembed.optimizers.sgd import SGD
@@ -27,6 +28,7 @@ __all__ = [
     "Ftrl",
     "Lamb",
     "Lion",
+    "LossScaleOptimizer",
     "Nadam",
     "Optimizer",
     "PartialRowwiseAdam",
@@ -38,7 +40,7 @@ __all__ = [
     "get",
 ]
 
-_KERAS = (SGD, RMSprop, Adam, AdamW, Adadelta, Adagrad, Adamax, Adafactor, Nadam, Ftrl, Lion, Lamb)
+_KERAS = (SGD, RMSprop, Adam, AdamW, Adadelta, Adagrad, Adamax, Adafactor, Nadam, Ftrl, Lion, Lamb, LossScaleOptimizer)
 _ROWWISE = (RowwiseAdagrad, PartialRowwiseAdam, RowwiseLamb, RowwiseLARS, RowwiseRMSprop)
 _CLASSES = {cls.__name__: cls for cls in (*_KERAS, *_ROWWISE)}
 _ALIASES = {

@@ -69,6 +69,9 @@ class Adafactor(Optimizer):
             raise ValueError(f"a variable of Adafactor must have at most two dimensions. Received: {ndim} of them")
         return "adafactor" if ndim == 2 else "adafactor_vector"
 
+    def first_step(self, ndim):
+        return "adafactor_squares" if ndim == 2 else "adafactor_vector_squares"
+
     def num_passes(self, ndim):
         return 3 if ndim == 2 else 2
 
@@ -77,6 +80,9 @@ class Adafactor(Optimizer):
         if ndim == 2:
             own |= {"r_sum": 0.0, "c": np.zeros(table_vd.shape[1])}
         return own
+
+    def refresh(self, table_vd, own):
+        own["w_squares"] = ops.sums(table_vd)[1]
 
     def hyper(self, t, rate):
         # 1 - beta_2 falls with t, so the rounding of beta_2 is seen: it is Keras's.

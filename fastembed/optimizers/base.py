@@ -38,6 +38,7 @@ class _Variable:
         self.state_vs = _new_state(len(table_vd), self.parts, optimizer.initial())
         self.weight_decay = optimizer.decay_of(self)
         self.own = optimizer.begin(table_vd, self.ndim, self.weight_decay)
+        self.moves = optimizer.at_rest == "weights" or self.weight_decay > 0  # without a gradient
         self.history = self._new_history(optimizer)
         self.average_vd = self.averaged_v = None
         if optimizer.use_ema:
@@ -66,25 +67,26 @@ class _Variable:
         return getattr(self.variable, "row_scales", None)
 
     def _new_history(self, optimizer):
-        moves = optimizer.at_rest == "weights" or self.weight_decay > 0
         if optimizer.untouched != "catch_up" or (optimizer.at_rest == "nothing" and not self.weight_decay):
             return None
-        if moves and optimizer.use_ema:
+        if self.moves and optimizer.use_ema:
             raise ValueError(
                 "`use_ema` needs untouched='skip' or 'dense' where rows move without a gradient. Received: "
                 f"untouched='catch_up' with {optimizer!r}"
             )
-        if moves and self.constraint is not None and self.row_constraint is None:
+        if self.moves and self.constraint is not None and self.row_constraint is None:
             raise ValueError(
                 "untouched='catch_up' needs a constraint of single rows (`axis=1`, NonNeg). Received: "
                 f"{self.constraint!r}, which belongs to the whole table"
             )
         replayed = self.row_constraint is not None or self.scales is not None
-        return History(optimizer, self.step, len(self.matrix), self.weight_decay, replayed)
+        return History(optimizer, optimizer.first_step(self.ndim), len(self.matrix), self.weight_decay, replayed)
 
     def attach(self):
         """Becomes the table's debt, if it moves rows that are not touched: look-ups then come here first."""
-        if self.history is None or not isinstance(self.variable, Table) or self.variable.debt is self:
+        if self.history is None or not self.moves or not isinstance(self.variable, Table):
+            return
+        if self.variable.debt is self:
             return
         if self.variable.debt is not None:  # of another optimizer, which has trained the table until now
             self.variable.debt.pay(None)
@@ -197,11 +199,11 @@ class Optimizer(serialization.Configurable):
     def __init__(self, learning_rate, name, base, own=None):
         """own: its own arguments by name; each is checked, and becomes an attribute and a key of the config."""
         self.learning_rate = learning_rate
-        unknown = set(base) - set(_BASE) - set(_OURS)
+        unknown = set(base) - set(BASE) - set(_OURS)
         if unknown:
             raise TypeError(f"an optimizer takes the arguments of Keras 3's. Received: {sorted(unknown)}")
         self._own = tuple(own or ())
-        for argument, value in {**_BASE, **_OURS, **base, **(own or {})}.items():
+        for argument, value in {**BASE, **_OURS, **base, **(own or {})}.items():
             setattr(self, argument, (self.ranges.get(argument) or _CHECKS[argument])(argument, value))
         clips = [argument for argument in ("clipnorm", "global_clipnorm", "clipvalue") if getattr(self, argument)]
         if len(clips) > 1:
@@ -248,6 +250,10 @@ class Optimizer(serialization.Configurable):
         """The name of the step in `ops`, for a variable of so many dimensions."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
+    def first_step(self, ndim):
+        """The name of the step of the first pass."""
+        return self.step(ndim)
+
     def initial(self):
         """What parts of the state begin with, by name, where it is not 0."""
         return {}
@@ -264,6 +270,9 @@ class Optimizer(serialization.Configurable):
     def num_passes(self, ndim):
         """How many passes over the rows a step takes, for a variable of so many dimensions."""
         return 1
+
+    def refresh(self, table_vd, own):
+        """The table was changed by something else than passes(): brings what begin() made up to date."""
 
     def passes(self, t, rate, own):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
@@ -353,6 +362,7 @@ class Optimizer(serialization.Configurable):
             with contextlib.ExitStack() as locks:
                 self._enter(locks, [variable])
                 np.copyto(kept.matrix, kept.average_rows(self.calls, self.ema_momentum))
+                self.refresh(kept.matrix, kept.own)
 
     def catch_up(self, variable=None):
         """All rows of a variable (None: of all) take the steps that they have missed; nothing to do unless
@@ -478,6 +488,7 @@ class Optimizer(serialization.Configurable):
             if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
                 for kept in self._variables.values():
                     np.copyto(kept.matrix, kept.average_rows(self.calls + 1, self.ema_momentum))
+                    self.refresh(kept.matrix, kept.own)
             self.calls += 1
             return True
 
@@ -519,8 +530,10 @@ class Optimizer(serialization.Configurable):
                 if kept.history.full:
                     kept.pay(None)
                     kept.history.forget()
-            if kept.constraint is not None and kept.row_constraint is None:
-                kept.constraint.project(kept.matrix)
+            if kept.constraint is not None:
+                if kept.row_constraint is None:
+                    kept.constraint.project(kept.matrix)
+                self.refresh(kept.matrix, kept.own)
 
     def _is_everywhere(self, kept, gradient):
         """Whether rows without a gradient take a step, too."""
@@ -542,7 +555,7 @@ class Optimizer(serialization.Configurable):
     def get_config(self):
         """Keras 3's keys; ours beside them where they are not the default."""
         config = {"name": self.name, "learning_rate": serialization.serialize(self._learning_rate)}
-        config.update({argument: getattr(self, argument) for argument in (*_BASE, *self._own)})
+        config.update({argument: getattr(self, argument) for argument in (*BASE, *self._own)})
         ours = {argument: getattr(self, argument) for argument in _OURS}
         return {**config, **{argument: value for argument, value in ours.items() if value != _OURS[argument]}}
 
@@ -553,11 +566,11 @@ class Optimizer(serialization.Configurable):
             return config
         name, rate = config.pop("name"), config.pop("learning_rate")
         own = {key: config.pop(key) for key in self.legacy_keys}
-        base = {key: value for key, value in config.items() if key not in _BASE or value != _BASE[key]}
+        base = {key: value for key, value in config.items() if key not in BASE or value != BASE[key]}
         return {"name": name, **base, "learning_rate": rate, "decay": self.legacy_decay, **own}
 
     def __repr__(self):
-        config = {k: v for k, v in self.get_config().items() if k not in _BASE or v != _BASE[k]}
+        config = {k: v for k, v in self.get_config().items() if k not in BASE or v != BASE[k]}
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in config.items())})"
 
     @classmethod
@@ -699,7 +712,7 @@ def _one_of(*values):
 
 
 # What Keras's base class takes besides, in its order, and what only we take; with defaults.
-_BASE = {
+BASE = {
     "weight_decay": None,
     "clipnorm": None,
     "global_clipnorm": None,

@@ -55,7 +55,7 @@ class History:
 
     Args:
         optimizer: its decays() and drift() say what such a step does.
-        step: the name of the step, for `ops`.
+        step: the name of the step for `ops`, of several passes the first.
         num_rows: rows of the variable.
         weight_decay: float, the optimizer's for this variable; 0: none.
         replayed: True where missed steps must be taken one after the other.
