@@ -1,4 +1,4 @@
-"""Every step of `ops` that is one pass, and every lapse, against the float64 oracle."""
+"""Every step of `ops`, and every lapse, against the float64 oracle."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import reference as ref
 from lapses import lapse
 
-from fastembed import ops
+from fastembed import IndexedSlices, Table, ops, optimizers
 
 DIMS = [1, 3, 8, 17, 33, 64]
 V, N, STEPS = 30, 40, 50
@@ -55,6 +55,48 @@ def test_step(case, d, rng):
     if state is not None:
         assert np.array_equal(state[V - 5 :], begin[V - 5 :])
         np.testing.assert_allclose(state, columns(wanted_state, V), rtol=5e-5, atol=2e-5)
+
+
+SEVERAL = [
+    ("lamb", optimizers.Lamb, {}),
+    ("lamb", optimizers.Lamb, {"beta_1": 0.875, "beta_2": 0.96875, "epsilon": 1e-3}),
+    ("adafactor", optimizers.Adafactor, {}),
+    ("adafactor", optimizers.Adafactor, {"beta_2_decay": -0.5, "epsilon_1": 1e-4, "clip_threshold": 0.25}),
+    ("adafactor", optimizers.Adafactor, {"epsilon_1": 0.5, "epsilon_2": 2.0, "clip_threshold": 8.0}),
+]
+
+
+@pytest.mark.parametrize(("v", "d", "steps"), [(V, d, STEPS) for d in DIMS] + [(1300, 4, 10)])
+@pytest.mark.parametrize(("name", "make", "arguments"), SEVERAL)
+def test_several_passes(name, make, arguments, v, d, steps, rng):
+    """As test_step, through the optimizers, which carry sums from pass to pass; 1300 rows make several blocks."""
+    n = 2 * v
+    start = ref.random_table(rng, v, d)
+    table, optimizer = Table((v, d)), make(0.0625, **arguments)
+    table.assign(start)
+    wanted, wanted_state = start.astype(np.float64), ref.initial_state(name, (v, d))
+    for t in range(1, steps + 1):
+        ids, upstream = ref.random_ids(rng, n, v - 5), rng.standard_normal((n, d)).astype(np.float32)
+        optimizer.apply([IndexedSlices(upstream, ids, (v, d))], [table])
+        gradient, touched = ref.gather_gradient((v, d), ids, upstream)
+        ref.step(name, wanted, wanted_state, gradient, touched, t, 0.0625, **arguments)
+    assert np.array_equal(table.numpy()[v - 5 :], start[v - 5 :])
+    np.testing.assert_allclose(table.numpy(), wanted, rtol=5e-5, atol=2e-5)
+    wanted_state.pop("c", None)  # the optimizer holds it by itself
+    np.testing.assert_allclose(optimizer.variables[0], columns(wanted_state, v), rtol=5e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "make", "arguments"), SEVERAL)
+def test_several_passes_of_a_vector(name, make, arguments, rng):
+    name = "adafactor_vector" if name == "adafactor" else name
+    vector, optimizer = rng.standard_normal(1000).astype(np.float32), make(0.0625, **arguments)
+    wanted, wanted_state = vector[None].astype(np.float64), ref.initial_state(name, (1, 1000))
+    for t in range(1, STEPS + 1):
+        gradient = rng.standard_normal(1000).astype(np.float32)
+        optimizer.apply([gradient], [vector])
+        ref.step(name, wanted, wanted_state, gradient[None], {0}, t, 0.0625, **arguments)
+    np.testing.assert_allclose(vector, wanted[0], rtol=5e-5, atol=2e-5)
+    np.testing.assert_allclose(optimizer.variables[0], columns(wanted_state, 1), rtol=5e-5, atol=2e-5)
 
 
 def stepped(name, table, gradient, state=None, **given):
