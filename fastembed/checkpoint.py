@@ -132,7 +132,7 @@ class Checkpoint:
                 _fill_variable(variable, saved[name], known.get(id(variable)))
             for name, kept in restored.items():
                 for what, array in kept.memory().items():
-                    np.copyto(array, saved[name][what])
+                    np.copyto(array, saved[name].pop(what))
             if self.optimizer is not None:
                 self.optimizer.restore(about["optimizer"]["counters"], [*restored.values()])
 
@@ -194,9 +194,10 @@ class Checkpoint:
             raise ValueError(f"`optimizer` must be of the class that was saved, {names[0]}. Received: {names[1]}")
         if saved is None:
             return
-        pairs = [(name, saved["settings"].get(name), value) for name, value in ours["settings"].items()]
-        other = [f"{name}={value!r} (saved: {theirs!r})" for name, theirs, value in pairs if theirs != value]
-        if other or len(saved["settings"]) != len(pairs):
+        saved, ours = saved["settings"], ours["settings"]
+        pairs = {name: (ours.get(name, "nothing"), saved.get(name, "nothing")) for name in {**ours, **saved}}
+        other = [f"{name}={now!r} (saved: {then!r})" for name, (now, then) in pairs.items() if now != then]
+        if other:
             raise ValueError(f"`optimizer` must have the arguments that it had. Received: {', '.join(other)}")
 
     def _restored(self, about, saved, variables, counters):
@@ -316,7 +317,8 @@ def _same_form(saved, ours):
         elif name == "learning_rate":  # None: it was a schedule
             good = value is None or (type(value) is float and value >= 0)
         else:
-            good = type(value) is type(ours[name]) and 0 <= value < 2**63
+            kinds = (int, float) if name == "scale" else (int,)
+            good = type(value) in kinds and 0 <= value < 2**63
         if not good:
             return False
     return True
@@ -327,7 +329,7 @@ def _fill_variable(variable, saved, kept):
     debt = getattr(variable, "debt", None)
     if debt is not None and debt is not kept:  # of another optimizer: its steps were for other rows
         debt.forget(None)
-    np.copyto(_memory(variable), saved["weights"])
+    np.copyto(_memory(variable), saved.pop("weights"))  # a file is mapped no longer than it is needed
     if not isinstance(variable, Table):
         return
     if "scales" not in saved:

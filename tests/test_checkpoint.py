@@ -9,6 +9,7 @@ import io
 import json
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -29,10 +30,9 @@ def planned(optimizer):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch, request):
-    """Nothing is forced to disk, but where a test is about that; and what is true of equal optimizers is found once."""
-    if "forced" not in request.keywords:
-        monkeypatch.setattr(os, "fsync", lambda handle: None)
+def quick(monkeypatch):
+    """Nothing is forced to disk, and what is true of equal optimizers is found once."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(optimizers.history, "plan", planned)
 
 
@@ -299,6 +299,20 @@ def test_a_history_that_was_forgotten(path, monkeypatch):
             goes_on(lambda cls=cls, c=constraint: Model(cls(0.05, untouched="catch_up"), embeddings_constraint=c), path)
 
 
+@pytest.mark.parametrize("cls", [optimizers.Adam, optimizers.AdamW, optimizers.Ftrl, optimizers.RMSprop])
+def test_frozen_rows_of_a_history_that_was_forgotten(cls, path, monkeypatch):
+    """Their last step lies before the first line."""
+    monkeypatch.setattr(optimizers.history, "_CAPACITY", {True: 5, False: 4})
+
+    def freeze(model):
+        model.train(20, 21)
+        model.bag.embeddings.freeze(range(8))
+
+    model = goes_on(lambda: Model(cls(0.05, untouched="catch_up")), path, 9, 9, prepare=freeze)
+    (kept,) = [one for one in model.optimizer.snapshot()[1] if one.variable is model.bag.embeddings]
+    assert (kept.history.last_v[:8] < kept.history.first).any()
+
+
 @pytest.mark.parametrize("mode", ["skip", "catch_up"])
 def test_a_table_in_a_file(mode, path, tmp_path):
     numbers = iter(range(10))
@@ -424,7 +438,7 @@ def test_while_another_thread_trains(path, scaled):
         optimizer = optimizers.Adam(0.05, untouched="catch_up")
         return Model(optimizers.LossScaleOptimizer(optimizer, 4.0, 7) if scaled else optimizer)
 
-    model, steps, done = make(), range(1000), []
+    model, steps, done = make(), range(100_000), []
     stop = threading.Event()
 
     def train():
@@ -440,7 +454,8 @@ def test_while_another_thread_trains(path, scaled):
         for _ in range(8):
             before = len(done)
             while len(done) < before + 5:
-                pass
+                assert thread.is_alive()
+                time.sleep(0.001)
             model.checkpoint.save(path)
             other = make()
             other.checkpoint.restore(path)
@@ -537,7 +552,6 @@ def test_is_no_save_of_a_layer(path):
     assert holds(path, 1)
 
 
-@pytest.mark.forced
 def test_full_disk(path, monkeypatch):
     """Any of the writes that are forced to disk may be the one that fails."""
     make(1).save(path)

@@ -171,7 +171,7 @@ class _Variable:
         return {name: array for name, array in arrays.items() if array is not None}
 
     def snapshot(self):
-        """(numbers, arrays), by name: all else that it keeps."""
+        """(numbers, arrays) for a checkpoint, by name: all else that it keeps."""
         numbers = {"weight_decay": self.weight_decay, "own": _numbers(self.own), "hyper": _numbers(self.hyper)}
         arrays = {f"hyper.{name}": array for name, array in self.hyper.items() if isinstance(array, np.ndarray)}
         if self.history is not None:
@@ -185,8 +185,8 @@ class _Variable:
         return numbers, arrays
 
     def restored(self, numbers, arrays, optimizer):
-        """A copy that is what snapshot() gave; memory() is still this one's, and is to be filled. arrays: memory() at
-        that time, too.
+        """A copy that is what snapshot() gave; memory() is still this one's, and is to be filled. arrays: memory() and
+        the table's `scales` at that time, too.
 
         Raises:
             ValueError: the snapshot does not fit the variable.
@@ -208,7 +208,7 @@ class _Variable:
                 history = History(optimizer, history.step, len(self.matrix), self.weight_decay, not leaped)
             if history.leaped != leaped or (leaped and self.row_constraint is not None):
                 raise ValueError("a variable must have the constraint that it had. Received: another one")
-            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"])
+            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"], arrays.get("scales"))
         new.pending = self._restored_pending(numbers.get("pending"), arrays)
         return new
 
