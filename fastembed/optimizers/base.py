@@ -373,7 +373,8 @@ class Optimizer(serialization.Configurable):
 
     def passes(self, t, rate, own):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
-        begin() gave for the variable, to be kept up to date; and "all_rows", whether this step is for all of them."""
+        begin() gave for the variable, to be kept up to date; if it gave any, "all_rows" is whether the step is for all
+        of them."""
         yield self.step(), self.hyper(t, rate)
 
     def decays(self):
@@ -632,7 +633,8 @@ class Optimizer(serialization.Configurable):
         factors = self._clip_factors(work, factor)
         limit = self.clipvalue or math.inf
         for kept, gradient, _ in work:
-            kept.own["all_rows"] = self.untouched != "skip" or isinstance(gradient, np.ndarray)
+            if kept.own:
+                kept.own["all_rows"] = self.untouched != "skip" or isinstance(gradient, np.ndarray)
         passes = [self.passes(t, rate, kept.own) for kept, _, _ in work]
         results = [None] * len(work)
         for number in range(max([kept.num_passes for kept, _, _ in work], default=0)):
