@@ -51,7 +51,10 @@ cdef extern from "_rows/rows.h" nogil:
     enum: FE_TERMS
     enum: FE_PARTS
     ctypedef struct fe_lapse:
+        int moves
+        int stores
         float fade
+        float before[FE_PARTS]
         float decay[FE_PARTS]
         float move[FE_TERMS]
     ctypedef void fe_lapse_row(float *row, float *state, size_t d, const fe_hyper *hyper,
@@ -100,7 +103,6 @@ cdef extern from "_rows/parallel.h" nogil:
     int64_t fe_next(int64_t *counter)
     void fe_raise(int32_t *flag)
     int32_t fe_load(const int32_t *number)
-    bint fe_claim(int32_t *number, int32_t before, int32_t after)
 
 cdef extern from "_rows/scalars.h" nogil:
     double fe_power(double base, int64_t n)
@@ -862,6 +864,8 @@ cdef enum:
     MOMENT = 8            # doubles of a line of `moments`: FE_TERMS of drift, then these two:
     LOG_KEPT = 6          # the log of what weight decay has left of a weight since step 0
     TRAVELLED = 7         # the sum of all drifts since step 0
+    STATE = 0             # the two numbers of a row in `steps`
+    WEIGHTS = 1
     REPLAY = 14           # floats of a line of `replays`: the numbers of fe_hyper, then weight decay times the rate
 
 cdef struct Update:               # one variable in one pass
@@ -896,9 +900,10 @@ cdef struct Update:               # one variable in one pass
     float fade                    # weight decay times learning rate
     const float *scales           # of the learning rate, for each row; 0: the row is frozen
     # steps that rows have missed
-    int32_t *last                 # the last step of each row, 0: none yet; NULL: rows do not catch up
+    int32_t *steps                # for each row the last step that its state has, 0: none yet, and that its weights have;
+                                  # NULL: rows do not catch up
     int32_t now                   # the last step that is done
-    int32_t then                  # what `last` becomes: now, or the step that is being taken
+    bint looks                    # only the weights of rows in groups catch up
     bint idle                     # a row that was never touched has missed nothing
     fe_step *replayed
     fe_lapse_row *lapse           # NULL: missed steps are replayed
@@ -1068,82 +1073,58 @@ cdef void replay(const Update *u, float *row, float *state, int32_t since, float
             u.rows.constrain(rows, 1, u.d, &u.constraint, 1)
 
 
-cdef void leap(const Update *u, float *row, float *state, int32_t since) noexcept nogil:
-    """The same in closed form (fe_lapse in rows.h)."""
+cdef inline float power(const Update *u, int p, int64_t n) noexcept nogil:
+    """The decay of a part of the state over n steps."""
+    return u.powers[p * u.num_powers + n] if n < u.num_powers else <float>fe_power(u.decays[p], n)
+
+
+cdef void leap(const Update *u, float *row, float *state, const int32_t *steps, bint keep_state) noexcept nogil:
+    """The same in closed form (fe_lapse in rows.h), where the weights may be further than the state. keep_state: only
+    the weights are brought up to date."""
     cdef fe_lapse lapse
+    cdef int32_t since = steps[WEIGHTS]
     cdef const double *start = u.moments + <int64_t>(since - u.first) * MOMENT
     cdef const double *end = u.moments + <int64_t>(u.now - u.first) * MOMENT
-    cdef double fade = -fe_expm1(end[LOG_KEPT] - start[LOG_KEPT]), kept = 1
+    cdef double fade = 0, kept = 1
     cdef int64_t missed = u.now - since
     cdef int p
-    fe_check(since >= u.first)
-    if missed > u.reach and u.weight_decay != 0:       # drifts end at step since + reach; they fade from then on
-        kept += fe_expm1(end[LOG_KEPT] - start[u.reach * MOMENT + LOG_KEPT])
+    fe_check(since >= u.first and steps[STATE] <= since)
+    lapse.moves = missed > 0
+    lapse.stores = not keep_state
+    if u.weight_decay != 0:
+        fade = -fe_expm1(end[LOG_KEPT] - start[LOG_KEPT])
+        if missed > u.reach:               # drifts end at step since + reach; they fade from then on
+            kept += fe_expm1(end[LOG_KEPT] - start[u.reach * MOMENT + LOG_KEPT])
     lapse.fade = <float>fade
     for p in range(FE_TERMS):
         lapse.move[p] = <float>(start[p] * kept)
     if u.endless:
         lapse.move[0] = <float>(fade / u.weight_decay if u.weight_decay != 0 else end[TRAVELLED] - start[TRAVELLED])
     for p in range(FE_PARTS):
-        lapse.decay[p] = (u.powers[p * u.num_powers + missed] if missed < u.num_powers
-                          else <float>fe_power(u.decays[p], missed))
+        lapse.before[p] = power(u, p, since - steps[STATE])
+        lapse.decay[p] = power(u, p, u.now - steps[STATE])
     u.lapse(row, state, u.d, &u.hyper, &lapse)
 
 
-cdef inline bint is_behind(const Update *u, int64_t number, int32_t since) noexcept nogil:
-    return since < u.now and not (u.idle and since == 0) and (u.scales == NULL or u.scales[number] != 0)
+cdef inline bint is_behind(const Update *u, int64_t number, bint keep_state) noexcept nogil:
+    """Whether the weights of a row, or its state, have missed steps."""
+    cdef const int32_t *steps = u.steps + 2 * number
+    if (steps[WEIGHTS] if keep_state else steps[STATE]) >= u.now or (u.idle and steps[STATE] == 0):
+        return False
+    return u.scales == NULL or u.scales[number] != 0
 
 
-cdef inline void catch_up(const Update *u, float *row, float *state, int64_t number, int32_t since,
+cdef inline void catch_up(const Update *u, float *row, float *state, int64_t number, bint keep_state,
                           double *unread) noexcept nogil:
+    cdef int32_t *steps = u.steps + 2 * number
     if u.lapse != NULL:
-        leap(u, row, state, since)
+        leap(u, row, state, steps, keep_state)
+        steps[WEIGHTS] = u.now
+        if not keep_state:
+            steps[STATE] = u.now
     else:
-        replay(u, row, state, since, 1 if u.scales == NULL else u.scales[number], unread)
-
-
-cdef struct Behind:               # rows of some ids that have missed steps
-    const Update *u
-    Ids ids
-    double *unread                # for each thread
-    int64_t next
-
-
-cdef void catch_up_worker(void *job, int me) noexcept nogil:
-    """A thread that finds a row behind marks it as up to date, and makes it so. Ids that are no rows are passed over."""
-    cdef Behind *behind = <Behind *>job
-    cdef const Update *u = behind.u
-    cdef int64_t numbers[TASK]
-    cdef int32_t since[TASK]
-    cdef int64_t at, end, i, row, m, d = u.d
-    while True:
-        at = fe_next(&behind.next) * TASK
-        if at >= behind.ids.n:
-            return
-        end = behind.ids.n if behind.ids.n - at < TASK else at + TASK
-        for i in range(at, end):
-            row = id_at(&behind.ids, i)
-            if <uint64_t>row < <uint64_t>u.v:
-                fe_prefetch(u.last + row, sizeof(int32_t))
-        m = 0
-        for i in range(at, end):
-            row = id_at(&behind.ids, i)
-            if <uint64_t>row >= <uint64_t>u.v:
-                continue
-            since[m] = fe_load(u.last + row)
-            if is_behind(u, row, since[m]) and fe_claim(u.last + row, since[m], u.now):
-                numbers[m] = row
-                m += 1
-        for i in range(m + FE_AHEAD_STEP):
-            if i < m:
-                fe_prefetch(u.table + numbers[i] * d, d * sizeof(float))
-                fe_prefetch(u.state + numbers[i] * u.state_width, u.state_width * sizeof(float))
-                if u.lapse != NULL:
-                    fe_prefetch(u.moments + <int64_t>(since[i] - u.first) * MOMENT, MOMENT * sizeof(double))
-            if i >= FE_AHEAD_STEP:
-                row = numbers[i - FE_AHEAD_STEP]
-                catch_up(u, u.table + row * d, u.state + row * u.state_width, row, since[i - FE_AHEAD_STEP],
-                         behind.unread + me * (d + 8))
+        replay(u, row, state, steps[STATE], 1 if u.scales == NULL else u.scales[number], unread)
+        steps[STATE] = steps[WEIGHTS] = u.now
 
 
 # ---- blocks of rows
@@ -1164,13 +1145,18 @@ cdef inline void take_steps(const Update *u, float **rows, float **states, const
         u.rows.constrain(rows, n, u.d, &u.constraint, 1)
 
 
+cdef inline double *unread_sums(const Update *u, float *scratch) noexcept nogil:
+    """Behind the sums of gradients: where steps that are replayed may leave theirs."""
+    return <double *>(scratch + ((BATCH + 1) * u.d + 1) // 2 * 2)
+
+
 cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float **grads, float *scratch,
                      double *sums) noexcept nogil:
     """The step of rows at .. at + n of a block, n <= BATCH, and all that comes before and after it."""
     cdef float **rows = block.rows + at
     cdef float **states = block.states + at
     cdef const int64_t *numbers = block.numbers + at
-    cdef double *unread = <double *>(scratch + ((BATCH + 1) * u.d + 1) // 2 * 2)
+    cdef double *unread = unread_sums(u, scratch)
     cdef int64_t i, end
     cdef int32_t since
     cdef float scale
@@ -1178,14 +1164,12 @@ cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float 
         for i in range(n):
             u.rows.shape(grads[i], u.factor, u.limit, u.d, scratch + i * u.d)
             grads[i] = scratch + i * u.d
-    if u.last != NULL:
+    if u.steps != NULL:
         for i in range(n):
-            since = u.last[numbers[i]]
-            if is_behind(u, numbers[i], since):
-                catch_up(u, rows[i], states[i], numbers[i], since, unread)
-                u.last[numbers[i]] = u.then
-            elif u.step != NULL:           # one that was never touched stays so while others only catch up
-                u.last[numbers[i]] = u.then
+            if is_behind(u, numbers[i], False):
+                catch_up(u, rows[i], states[i], numbers[i], False, unread)
+            if u.step != NULL:
+                u.steps[2 * numbers[i]] = u.steps[2 * numbers[i] + 1] = u.now + 1
     if u.average != NULL:
         for i in range(n):
             since = u.averaged[numbers[i]]
@@ -1262,9 +1246,9 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
     first = begins[0]
     count = begins[m if begins[m] - begins[m - 1] <= CHUNK else m - 1] - first
     load_parts(u, first, count, parts)
-    if u.last != NULL:
+    if u.steps != NULL:
         for i in range(m):
-            fe_prefetch(u.last + rows.numbers[i], sizeof(int32_t))
+            fe_prefetch(u.steps + 2 * rows.numbers[i], 2 * sizeof(int32_t))
     for i in range(FE_AHEAD_STEP if FE_AHEAD_STEP < m else m):
         fe_prefetch(rows.rows[i], row_bytes)
         fe_prefetch(rows.states[i], state_bytes)
@@ -1283,6 +1267,30 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
             sum_long_run(u, begins[i], begins[i + 1], parts, scratch + r * u.d, scratch + BATCH * u.d)
         if r == BATCH - 1 or i == m - 1:
             step_batch(u, &rows, i - r, r + 1, grads, scratch, sums)
+
+
+cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil:
+    """Brings the rows of a block of keys up to date, to be looked at."""
+    cdef int64_t begins[BLOCK + 1]
+    cdef Rows rows
+    cdef int64_t i, k, count = 0, m = rows_of_block(u, block, begins, &rows)
+    cdef size_t row_bytes = u.d * sizeof(float), state_bytes = u.state_width * sizeof(float)
+    for i in range(m):
+        fe_prefetch(u.steps + 2 * rows.numbers[i], 2 * sizeof(int32_t))
+    for i in range(m):                     # those that are behind move to the front
+        if is_behind(u, rows.numbers[i], True):
+            rows.numbers[count] = rows.numbers[i]
+            count += 1
+    for i in range(count + FE_AHEAD_STEP):
+        if i < count:
+            fe_prefetch(u.table + rows.numbers[i] * u.d, row_bytes)
+            fe_prefetch(u.state + rows.numbers[i] * u.state_width, state_bytes)
+            if u.lapse != NULL:
+                fe_prefetch(u.moments + <int64_t>(u.steps[2 * rows.numbers[i] + WEIGHTS] - u.first) * MOMENT,
+                            MOMENT * sizeof(double))
+        if i >= FE_AHEAD_STEP:
+            k = rows.numbers[i - FE_AHEAD_STEP]
+            catch_up(u, u.table + k * u.d, u.state + k * u.state_width, k, True, unread_sums(u, scratch))
 
 
 cdef void update_range(Update *u, int64_t block, Parts *parts, float *scratch, double *sums) noexcept nogil:
@@ -1356,7 +1364,9 @@ cdef void update_worker(void *job, int me) noexcept nogil:
         u = team.updates[i]
         block -= team.blocks[i]
         sums = u.sums + block * u.sums_width if u.sums != NULL else NULL
-        if u.everywhere:
+        if u.looks:
+            catch_up_keys(u, block, scratch)
+        elif u.everywhere:
             update_range(u, block, &parts, scratch, sums)
         else:
             update_keys(u, block, &parts, scratch, sums)
@@ -1471,7 +1481,8 @@ cdef class Job:
     cdef const float[:, ::1] upstream_bd, dense_vd
     cdef const float[::1] weights_n, zeros_d, columns_d, scales_v
     cdef const int32_t[:, ::1] arg_bd
-    cdef int32_t[::1] last_v, averaged_v
+    cdef int32_t[::1] averaged_v
+    cdef int32_t[:, ::1] steps_v2
     cdef const double[:, ::1] moments_tm
     cdef const float[:, ::1] replays_th, powers_pn
     cdef Groups groups
@@ -1561,14 +1572,23 @@ cdef class Job:
         self.scales_v = scales_v
         self.u.scales = &scales_v[0] if self.u.v else NULL
 
-    def catch_up(self, int32_t[::1] last_v not None, int32_t now, int32_t then, bint idle, const float[::1] zeros_d):
-        """Rows first take the steps that they have missed up to step `now`; their last step is then `then`."""
-        if last_v.shape[0] < self.u.v:
-            raise ValueError("`last` is shorter than the table")
-        self.last_v = last_v
+    def catch_up(self, int32_t[:, ::1] steps_v2 not None, int32_t now, bint idle, const float[::1] zeros_d):
+        """Rows first take the steps that they have missed up to step `now`."""
+        if steps_v2.shape[0] < self.u.v or steps_v2.shape[1] != 2:
+            raise ValueError("`steps` has another shape than the table")
+        self.steps_v2 = steps_v2
         self.set_zeros(zeros_d)
-        self.u.last = &last_v[0] if self.u.v else NULL
-        self.u.now, self.u.then, self.u.idle = now, then, idle
+        self.u.steps = &steps_v2[0, 0] if self.u.v else NULL
+        self.u.now, self.u.idle = now, idle
+
+    def look(self, Groups groups not None):
+        """Only the rows in the groups catch up; in closed form only their weights."""
+        if self.u.v < groups.num_rows:
+            raise ValueError("`table` has another shape than the groups were made for")
+        self.groups = groups
+        self.u.sort = &groups.sort
+        self.u.looks = True
+        self.u.blocks = (groups.sort.kept + BLOCK - 1) // BLOCK if self.u.d and self.u.steps != NULL else 0
 
     def replays(self, const float[:, ::1] replays_th not None, int32_t first, int step, int32_t most):
         """Missed steps are taken one after the other, the last `most` of them: step number `step` with the numbers of
@@ -1610,21 +1630,6 @@ cdef class Job:
         self.u.average = &average_vd[0, 0] if self.u.v and self.u.d else NULL
         self.u.averaged = &averaged_v[0] if self.u.v else NULL
         self.u.calls, self.u.average_keeps, self.u.average_takes = calls, keeps, takes
-
-
-def catch_up_rows(Job job not None, const id_t[::1] ids_n not None, int num_threads):
-    """The rows of the ids take the steps that they have missed; ids outside the table are passed over."""
-    cdef Behind behind
-    behind.u = &job.u
-    behind.ids = make_ids(ids_n, -1)
-    behind.next = 0
-    if job.u.last == NULL or job.u.d == 0:
-        return
-    behind.unread = <double *>calloc(max(num_threads, 1) * (job.u.d + 8), sizeof(double))
-    if behind.unread == NULL:
-        raise MemoryError("no memory to catch up")
-    run(catch_up_worker, &behind, num_threads)
-    free(behind.unread)
 
 
 def run_jobs(list jobs not None, int num_threads):

@@ -73,7 +73,7 @@ _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 # A fused function looks at its arguments' types at every call (2 us); here the choice is made once.
 _BY_ID = {
     name: {_INT32: getattr(_core, name)["int32_t"], _INT64: getattr(_core, name)["int64_t"]}
-    for name in ("check_ids", "gather", "pool", "weights_gradient", "group", "catch_up_rows")
+    for name in ("check_ids", "gather", "pool", "weights_gradient", "group")
 }
 _LARGE = 1 << 20  # floats of an array whose place in memory matters
 # Above this a float no longer tells neighbouring integers apart.
@@ -497,6 +497,32 @@ def group_all(gradients):
     return all_groups
 
 
+def look_parts(ids_n, splits_b1=None, combiner="sum", padding_idx=None):
+    """What is looked up, as Parts without a gradient, for group_look(); checked before."""
+    bags = len(ids_n) if splits_b1 is None else len(splits_b1) - 1
+    nothing_b0 = np.empty((bags, 0), np.float32)
+    return Parts(ids_n, splits_b1, None, _combiner(combiner), check_padding(padding_idx), nothing_b0, None)
+
+
+def group_look(parts, num_rows):
+    """group(); None where an id is no row."""
+    ids_n, splits_b1, weights_n, combiner, padding, upstream_bd, _ = parts
+    make = _BY_ID["group"][ids_n.dtype]
+    groups = make(ids_n, splits_b1, weights_n, combiner, padding, num_rows, len(upstream_bd))
+    return groups if _core.sort([groups], threads_for(len(ids_n) * 20)) < 0 else None
+
+
+def same_groups(one, other):
+    """Whether two Parts have the same groups: they have no weights, and the same ids in the same bags."""
+    if one.weights_n is not None or other.weights_n is not None or one.combiner == _core.MAX:
+        return False
+    if one[3:5] != other[3:5] or (one.splits_b1 is None) != (other.splits_b1 is None):
+        return False
+    return np.array_equal(one.ids_n, other.ids_n) and (
+        one.splits_b1 is None or np.array_equal(one.splits_b1, other.splits_b1)
+    )
+
+
 def reduce(parts, groups):
     """The gradient with each row once.
 
@@ -540,16 +566,15 @@ def state_width(step, dim):
 class Missed(NamedTuple):
     """How rows take the steps that they have missed, before a step or a look-up.
 
-    last_v: int32 array (v,), the last step of each row, 0: none. now: the last step that is done; then: what `last_v`
-    becomes. idle: rows that were never touched have missed nothing. Missed steps are those after `first`: `replays`,
-    float32 (steps, 14): hyperparameters and weight decay of `step` by which the last `most` of them are taken one after
-    the other; or `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays` and
-    their `powers` (powers()): see `leap` in _core.pyx.
+    steps_v2: int32 array (v, 2), the last step that the state and the weights of each row have, 0: none. now: the last
+    step that is done. idle: rows that were never touched have missed nothing. Missed steps are those after `first`:
+    `replays`, float32 (steps, 14): hyperparameters and weight decay of `step` by which the last `most` of them are
+    taken one after the other; or `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`,
+    `weight_decay`, `decays` and their `powers` (powers()): see `leap` in _core.pyx.
     """
 
-    last_v: np.ndarray
+    steps_v2: np.ndarray
     now: int
-    then: int
     idle: bool
     step: str
     first: int
@@ -671,7 +696,7 @@ def _job(update):
 
 
 def _set_missed(job, missed, dim):
-    job.catch_up(missed.last_v, missed.now, missed.then, missed.idle, _zero_row(dim))
+    job.catch_up(missed.steps_v2, missed.now, missed.idle, _zero_row(dim))
     if missed.moments is None:
         job.replays(missed.replays, missed.first, _CODES[missed.step], missed.most)
     else:
@@ -685,14 +710,15 @@ def run(updates):
     return _core.run_jobs([job for job, _ in jobs], threads_for(sum(work for _, work in jobs)))
 
 
-def catch_up(table, hyper, state, missed, ids_n, scales=None, constraint=None):
-    """The rows of the ids (int32 or int64, one-dimensional) take the steps that they have missed."""
+def catch_up(table, hyper, state, missed, groups, scales=None, constraint=None):
+    """The rows in the groups take the steps that they have missed; in closed form their weights alone, to be looked at."""
     job = _core.Job(table, state, -1, numbers(hyper), None if constraint is None else tuple(constraint))
     _set_missed(job, missed, table.shape[1])
     if scales is not None:
         job.scale(scales)
-    work = len(ids_n) * (table.shape[1] + (0 if state is None else state.shape[1])) * 4
-    _BY_ID["catch_up_rows"][ids_n.dtype](job, ids_n, threads_for(work))
+    job.look(groups)
+    width = table.shape[1] + (0 if state is None else state.shape[1])
+    _core.run_jobs([job], threads_for(groups.num_parts * width * 4))
 
 
 def finite(gradient):

@@ -106,11 +106,14 @@ class Table:
         date at this moment."""
         return self.current(None)
 
-    def current(self, ids_n):
-        """Returns the table's memory; the rows of flat int32 or int64 ids (None: all) are up to date at this moment."""
+    def current(self, ids_n, *bags):
+        """Returns the table's memory; the rows of flat int32 or int64 ids (None: all) are up to date at this moment.
+
+        bags: row splits, combiner and padding id, as the gradient will have them: then it is not grouped again.
+        """
         if self.debt is not None and self.debt.moves:
             with self.lock:
-                self.debt.pay(ids_n)
+                self.debt.pay(None if ids_n is None else ops.look_parts(ids_n, *bags))
         return self._array_vd
 
     def freeze(self, rows):
@@ -156,7 +159,7 @@ class Table:
             raise ValueError(f"`scale` must be finite numbers >= 0. Received: scale={scale!r}")
         with self.lock:
             if self.debt is not None:
-                self.debt.pay(rows_n)
+                self.debt.pay(ops.look_parts(rows_n))
                 self.debt.check_scales(scales_n)
                 self.debt.forget(rows_n)
             if self.row_scales is None:

@@ -53,15 +53,4 @@ static inline int32_t fe_load(const int32_t *number)
 #endif
 }
 
-/* Sets a number that is `before` to `after`; 0 if another thread was faster. */
-static inline int fe_claim(int32_t *number, int32_t before, int32_t after)
-{
-#if defined(__GNUC__)
-    return __atomic_compare_exchange_n(number, &before, after, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-#else
-    extern long _InterlockedCompareExchange(long volatile *, long, long);
-    return _InterlockedCompareExchange((long volatile *)number, after, before) == before;
-#endif
-}
-
 #endif

@@ -1022,18 +1022,20 @@ enum { NO_X, X_PART, X_SIGN, X_SQRT, X_NORM, X_ROW };
 FE_INLINE void lapse_row(float *w, float *s, size_t d, const fe_hyper *hyper, const fe_lapse *lapse, const int x_is,
                          const size_t wide, const size_t narrow, const size_t m, const size_t v, const int terms)
 {
-    const float fade = lapse->fade, eps = hyper->epsilon, *const move = lapse->move, *const decay = lapse->decay;
-    const float row_root = x_is == X_ROW ? sqrt_float(s[v * d]) : 0;
+    const float fade = lapse->fade, eps = hyper->epsilon;
+    const float *const move = lapse->move, *const before = lapse->before, *const decay = lapse->decay;
+    const float row_root = x_is == X_ROW ? sqrt_float(before[v] * s[v * d]) : 0;
+    const int stores = lapse->stores;
     /* x and r are taken before the state decays. */
 #define BODY(V, I)                                                            \
     {                                                                         \
         V change = fade * GET(V, w);                                          \
         if (x_is != NO_X) {                                                   \
-            V x = GET(V, s + m * d), sum = ALL(V, move[terms - 1]);           \
+            V x = before[m] * GET(V, s + m * d), sum = ALL(V, move[terms - 1]); \
             if (x_is == X_SIGN) x = SIGN(V, I, x);                            \
             if (x_is >= X_SQRT) {                                             \
                 V root = ALL(V, row_root);                                    \
-                if (x_is != X_ROW) root = GET(V, s + v * d);                  \
+                if (x_is != X_ROW) root = before[v] * GET(V, s + v * d);      \
                 if (x_is == X_SQRT) root = SQRT(V, root);                     \
                 const V inverse = 1.0f / (root + eps), r = root * inverse;    \
                 x *= inverse;                                                 \
@@ -1042,11 +1044,18 @@ FE_INLINE void lapse_row(float *w, float *s, size_t d, const fe_hyper *hyper, co
             change += sum * x;                                                \
         }                                                                     \
         AT(V, w) -= change;                                                   \
-        for (size_t p = 0; p < wide; p++) AT(V, s + p * d) *= decay[p];       \
+        if (stores)                                                           \
+            for (size_t p = 0; p < wide; p++) AT(V, s + p * d) *= decay[p];   \
     }
-    if (x_is != NO_X || wide || fade != 0) FE_COLUMNS(BODY)
+#define DECAY(V, I) \
+    for (size_t p = 0; p < wide; p++) AT(V, s + p * d) *= decay[p];
+    if (lapse->moves && (x_is != NO_X || fade != 0))
+        FE_COLUMNS(BODY)
+    else if (stores)
+        FE_COLUMNS(DECAY)
 #undef BODY
-    if (narrow) s[wide * d] *= decay[wide];
+#undef DECAY
+    if (narrow && stores) s[wide * d] *= decay[wide];
 }
 
 #define LAPSE(name, ...)                                                                         \

@@ -74,7 +74,7 @@ class EmbeddingBag(Embedding):
 
     def _look(self, table, ids, weights, out):
         ids_n, splits_b1, weights_n, shape = self._bags(ids, weights)
-        table_vd = table.current(ids_n)
+        table_vd = table.current(ids_n, splits_b1, self.combiner, self._skipped)
         return ops.pool_checked(table_vd, ids_n, splits_b1, weights_n, self.combiner, out, self._skipped, shape)
 
     def _bags(self, ids, weights):

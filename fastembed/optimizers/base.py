@@ -46,6 +46,7 @@ class _Variable:
             self.average_vd, self.averaged_v = table_vd.copy(), np.full(len(table_vd), optimizer.calls, np.int32)
         self.pending = None  # gradients that wait for the next step: a dense sum, or a list of (rows, values)
         self.hyper = {}  # of its last step
+        self.looked = None  # the Parts of the last look-up that came here, and their groups
 
     @property
     def matrix(self):
@@ -102,24 +103,34 @@ class _Variable:
 
     # ---- what a table asks of its debt ----
 
-    def pay(self, ids_n):
-        """The rows of flat ids, or all, take the steps that they have missed."""
+    def pay(self, look):
+        """The rows of a look-up (Parts), or all (None), take the steps that they have missed."""
         history = self.history
         if history is None or history.now == history.first or self.matrix.size == 0:
             return
         about = {"scales": self.scales, "constraint": self.row_constraint}
         missed = history.missed()
-        if ids_n is None:
+        if look is None:
             update = ops.Update(self.matrix, None, None, self.hyper, self.state_vs, missed=missed, everywhere=True)
             ops.run([update._replace(**about)])
         else:
-            ops.catch_up(self.matrix, self.hyper, self.state_vs, missed, ids_n, **about)
+            groups = ops.group_look(look, len(self.matrix))
+            if groups is None:  # an id is no row: the look-up says so
+                return
+            ops.catch_up(self.matrix, self.hyper, self.state_vs, missed, groups, **about)
+            self.looked = look._replace(ids_n=look.ids_n.copy()), groups
+
+    def groups_of(self, parts):
+        """The groups of a gradient, if those of the last look-up are the same; else None."""
+        look, groups = self.looked or (None, None)
+        return groups if look is not None and ops.same_groups(look, parts) else None
 
     def forget(self, rows_n):
         """These rows, or all, have missed nothing."""
-        last_v = self.history.last_v
+        steps_v2 = self.history.steps_v2
         rows_n = slice(None) if rows_n is None else rows_n
-        last_v[rows_n] = np.where(last_v[rows_n] > 0, self.history.now, 0) if self.history.idle else self.history.now
+        missed_n1 = steps_v2[rows_n, :1] > 0 if self.history.idle else True
+        steps_v2[rows_n] = np.where(missed_n1, self.history.now, 0)
 
     def check_scales(self, scales_n):
         """Missed steps can be leaped only where all rows have one learning rate."""
@@ -182,8 +193,8 @@ class _Variable:
 
     def memory(self):
         """What it keeps for each row or column: arrays by name, the memory itself."""
-        last_v = None if self.history is None else self.history.last_v
-        arrays = {"state": self.state_vs, "average": self.average_vd, "averaged": self.averaged_v, "last": last_v}
+        steps_v2 = None if self.history is None else self.history.steps_v2
+        arrays = {"state": self.state_vs, "average": self.average_vd, "averaged": self.averaged_v, "steps": steps_v2}
         arrays |= {f"own.{name}": array for name, array in self.own.items() if isinstance(array, np.ndarray)}
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -225,7 +236,7 @@ class _Variable:
                 history = History(optimizer, history.step, len(self.matrix), self.weight_decay, not leaped)
             if history.leaped != leaped or (leaped and self.row_constraint is not None):
                 raise ValueError("a variable must have the constraint that it had. Received: another one")
-            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"], arrays.get("scales"))
+            new.history = history.restored(numbers["history"], arrays["lines"], arrays["steps"], arrays.get("scales"))
         new.pending = self._restored_pending(numbers.get("pending"), arrays)
         return new
 
@@ -600,7 +611,7 @@ class Optimizer(serialization.Configurable):
                 seen.add(id(variable))
             self._enter(locks, [variable for _, variable in pairs])
             gradients = [_check_gradient(gradient, variable) for gradient, variable in pairs]
-            all_groups = _group(gradients, [variable.shape[0] if variable.shape else 1 for _, variable in pairs])
+            all_groups = _group(gradients, [variable for _, variable in pairs])
             if not all(map(ops.finite, gradients)):
                 if self.on_nonfinite == "raise":
                     raise ValueError(f"a gradient must be finite. Received: {_explain_nonfinite(pairs, gradients)}")
@@ -613,7 +624,7 @@ class Optimizer(serialization.Configurable):
                     kept.add_pending(gradient, groups, factor)
                 if (self.calls + 1) % steps == 0:
                     gradients = [kept.take_pending() for kept in known]
-                    all_groups = _group(gradients, [len(kept.matrix) for kept in known])
+                    all_groups = _group(gradients, [kept.variable for kept in known])
                     for kept in self._variables.values():
                         kept.pending = None
                 factor = 1.0
@@ -648,7 +659,7 @@ class Optimizer(serialization.Configurable):
                 if first:
                     kept.hyper = hyper
                     how["fade"] = kept.weight_decay * rate
-                    how["missed"] = kept.history and kept.history.missed(kept.history.now + 1)
+                    how["missed"] = kept.history and kept.history.missed()
                 if last:
                     how["constraint"] = kept.row_constraint
                 if self.use_ema and (first or last):
@@ -663,6 +674,7 @@ class Optimizer(serialization.Configurable):
         for i, (kept, _, _) in enumerate(work):
             with contextlib.suppress(StopIteration):
                 passes[i].send(results[i])
+            kept.looked = None
             if kept.history is not None:
                 kept.history.add(self, t, rate, kept.hyper)
                 if kept.history.full:
@@ -764,11 +776,24 @@ def _check_gradient(gradient, variable):
     return _matrix(ops.check_floats(gradient, variable.shape, "gradient"))
 
 
-def _group(gradients, num_rows):
-    """The groups of each gradient, for variables of so many rows; None for a dense one."""
-    pairs = [pair for pair in zip(gradients, num_rows, strict=True) if isinstance(pair[0], ops.Parts)]
-    made = iter(ops.group_all(pairs) if pairs else ())
-    return [next(made) if isinstance(gradient, ops.Parts) else None for gradient in gradients]
+def _group(gradients, variables):
+    """The groups of each gradient of these variables; None for a dense one. What the last look-up grouped is not grouped
+    again."""
+    debts = [getattr(variable, "debt", None) for variable in variables]
+    found = [
+        debt.groups_of(gradient) if debt is not None and isinstance(gradient, ops.Parts) else None
+        for gradient, debt in zip(gradients, debts, strict=True)
+    ]
+    todo = [i for i, gradient in enumerate(gradients) if isinstance(gradient, ops.Parts) and found[i] is None]
+    if todo:
+        made = ops.group_all([(gradients[i], _num_rows(variables[i])) for i in todo])
+        for i, groups in zip(todo, made, strict=True):
+            found[i] = groups
+    return found
+
+
+def _num_rows(variable):
+    return variable.shape[0] if variable.shape else 1
 
 
 def _explain_nonfinite(pairs, gradients):
