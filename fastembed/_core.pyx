@@ -51,13 +51,10 @@ cdef extern from "_rows/rows.h" nogil:
     enum: FE_TERMS
     enum: FE_PARTS
     ctypedef struct fe_lapse:
-        int moves
-        int stores
         float fade
-        float before[FE_PARTS]
         float decay[FE_PARTS]
         float move[FE_TERMS]
-    ctypedef void fe_lapse_row(float *row, float *state, size_t d, const fe_hyper *hyper,
+    ctypedef void fe_lapse_row(float **rows, float **states, size_t d, const fe_hyper *hyper,
                                const fe_lapse *lapse) noexcept nogil
     ctypedef struct fe_step_about:
         const char *name
@@ -864,8 +861,6 @@ cdef enum:
     MOMENT = 8            # doubles of a line of `moments`: FE_TERMS of drift, then these two:
     LOG_KEPT = 6          # the log of what weight decay has left of a weight since step 0
     TRAVELLED = 7         # the sum of all drifts since step 0
-    STATE = 0             # the two numbers of a row in `steps`
-    WEIGHTS = 1
     REPLAY = 14           # floats of a line of `replays`: the numbers of fe_hyper, then weight decay times the rate
 
 cdef struct Update:               # one variable in one pass
@@ -900,10 +895,9 @@ cdef struct Update:               # one variable in one pass
     float fade                    # weight decay times learning rate
     const float *scales           # of the learning rate, for each row; 0: the row is frozen
     # steps that rows have missed
-    int32_t *steps                # for each row the last step that its state has, 0: none yet, and that its weights have;
-                                  # NULL: rows do not catch up
+    int32_t *last                 # the last step of each row, 0: none yet; NULL: rows do not catch up
     int32_t now                   # the last step that is done
-    bint looks                    # only the weights of rows in groups catch up
+    bint looks                    # rows in groups catch up, no more
     bint idle                     # a row that was never touched has missed nothing
     fe_step *replayed
     fe_lapse_row *lapse           # NULL: missed steps are replayed
@@ -1073,24 +1067,15 @@ cdef void replay(const Update *u, float *row, float *state, int32_t since, float
             u.rows.constrain(rows, 1, u.d, &u.constraint, 1)
 
 
-cdef inline float power(const Update *u, int p, int64_t n) noexcept nogil:
-    """The decay of a part of the state over n steps."""
-    return u.powers[p * u.num_powers + n] if n < u.num_powers else <float>fe_power(u.decays[p], n)
-
-
-cdef void leap(const Update *u, float *row, float *state, const int32_t *steps, bint keep_state) noexcept nogil:
-    """The same in closed form (fe_lapse in rows.h), where the weights may be further than the state. keep_state: only
-    the weights are brought up to date."""
+cdef void leap(const Update *u, float **rows, float **states, int32_t since) noexcept nogil:
+    """The same in closed form (fe_lapse in rows.h). rows[1], states[1]: what comes later."""
     cdef fe_lapse lapse
-    cdef int32_t since = steps[WEIGHTS]
     cdef const double *start = u.moments + <int64_t>(since - u.first) * MOMENT
     cdef const double *end = u.moments + <int64_t>(u.now - u.first) * MOMENT
     cdef double fade = 0, kept = 1
     cdef int64_t missed = u.now - since
     cdef int p
-    fe_check(since >= u.first and steps[STATE] <= since)
-    lapse.moves = missed > 0
-    lapse.stores = not keep_state
+    fe_check(since >= u.first)
     if u.weight_decay != 0:
         fade = -fe_expm1(end[LOG_KEPT] - start[LOG_KEPT])
         if missed > u.reach:               # drifts end at step since + reach; they fade from then on
@@ -1101,30 +1086,31 @@ cdef void leap(const Update *u, float *row, float *state, const int32_t *steps, 
     if u.endless:
         lapse.move[0] = <float>(fade / u.weight_decay if u.weight_decay != 0 else end[TRAVELLED] - start[TRAVELLED])
     for p in range(FE_PARTS):
-        lapse.before[p] = power(u, p, since - steps[STATE])
-        lapse.decay[p] = power(u, p, u.now - steps[STATE])
-    u.lapse(row, state, u.d, &u.hyper, &lapse)
+        lapse.decay[p] = (u.powers[p * u.num_powers + missed] if missed < u.num_powers
+                          else <float>fe_power(u.decays[p], missed))
+    u.lapse(rows, states, u.d, &u.hyper, &lapse)
 
 
-cdef inline bint is_behind(const Update *u, int64_t number, bint keep_state) noexcept nogil:
-    """Whether the weights of a row, or its state, have missed steps."""
-    cdef const int32_t *steps = u.steps + 2 * number
-    if (steps[WEIGHTS] if keep_state else steps[STATE]) >= u.now or (u.idle and steps[STATE] == 0):
-        return False
-    return u.scales == NULL or u.scales[number] != 0
+cdef inline bint is_behind(const Update *u, int64_t number) noexcept nogil:
+    """Whether a row has missed steps."""
+    cdef int32_t since = u.last[number]
+    return since < u.now and not (u.idle and since == 0) and (u.scales == NULL or u.scales[number] != 0)
 
 
-cdef inline void catch_up(const Update *u, float *row, float *state, int64_t number, bint keep_state,
-                          double *unread) noexcept nogil:
-    cdef int32_t *steps = u.steps + 2 * number
+cdef inline void catch_up(const Update *u, int64_t number, int64_t later, double *unread) noexcept nogil:
+    """A row takes the steps that it has missed; row `later` is asked for."""
+    cdef float *rows[2]
+    cdef float *states[2]
+    cdef int32_t since = u.last[number]
+    rows[0] = u.table + number * u.d
+    rows[1] = u.table + later * u.d
+    states[0] = u.state + number * u.state_width
+    states[1] = u.state + later * u.state_width
     if u.lapse != NULL:
-        leap(u, row, state, steps, keep_state)
-        steps[WEIGHTS] = u.now
-        if not keep_state:
-            steps[STATE] = u.now
+        leap(u, rows, states, since)
     else:
-        replay(u, row, state, steps[STATE], 1 if u.scales == NULL else u.scales[number], unread)
-        steps[STATE] = steps[WEIGHTS] = u.now
+        replay(u, rows[0], states[0], since, 1 if u.scales == NULL else u.scales[number], unread)
+    u.last[number] = u.now
 
 
 # ---- blocks of rows
@@ -1164,12 +1150,12 @@ cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float 
         for i in range(n):
             u.rows.shape(grads[i], u.factor, u.limit, u.d, scratch + i * u.d)
             grads[i] = scratch + i * u.d
-    if u.steps != NULL:
+    if u.last != NULL:
         for i in range(n):
-            if is_behind(u, numbers[i], False):
-                catch_up(u, rows[i], states[i], numbers[i], False, unread)
+            if is_behind(u, numbers[i]):
+                catch_up(u, numbers[i], numbers[i], unread)
             if u.step != NULL:
-                u.steps[2 * numbers[i]] = u.steps[2 * numbers[i] + 1] = u.now + 1
+                u.last[numbers[i]] = u.now + 1
     if u.average != NULL:
         for i in range(n):
             since = u.averaged[numbers[i]]
@@ -1246,9 +1232,9 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
     first = begins[0]
     count = begins[m if begins[m] - begins[m - 1] <= CHUNK else m - 1] - first
     load_parts(u, first, count, parts)
-    if u.steps != NULL:
+    if u.last != NULL:
         for i in range(m):
-            fe_prefetch(u.steps + 2 * rows.numbers[i], 2 * sizeof(int32_t))
+            fe_prefetch(u.last + rows.numbers[i], sizeof(int32_t))
     for i in range(FE_AHEAD_STEP if FE_AHEAD_STEP < m else m):
         fe_prefetch(rows.rows[i], row_bytes)
         fe_prefetch(rows.states[i], state_bytes)
@@ -1273,24 +1259,22 @@ cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil
     """Brings the rows of a block of keys up to date, to be looked at."""
     cdef int64_t begins[BLOCK + 1]
     cdef Rows rows
-    cdef int64_t i, k, count = 0, m = rows_of_block(u, block, begins, &rows)
+    cdef int64_t i, later, count = 0, m = rows_of_block(u, block, begins, &rows)
     cdef size_t row_bytes = u.d * sizeof(float), state_bytes = u.state_width * sizeof(float)
     for i in range(m):
-        fe_prefetch(u.steps + 2 * rows.numbers[i], 2 * sizeof(int32_t))
+        fe_prefetch(u.last + rows.numbers[i], sizeof(int32_t))
     for i in range(m):                     # those that are behind move to the front
-        if is_behind(u, rows.numbers[i], True):
+        if is_behind(u, rows.numbers[i]):
             rows.numbers[count] = rows.numbers[i]
             count += 1
-    for i in range(count + FE_AHEAD_STEP):
-        if i < count:
-            fe_prefetch(u.table + rows.numbers[i] * u.d, row_bytes)
-            fe_prefetch(u.state + rows.numbers[i] * u.state_width, state_bytes)
-            if u.lapse != NULL:
-                fe_prefetch(u.moments + <int64_t>(u.steps[2 * rows.numbers[i] + WEIGHTS] - u.first) * MOMENT,
-                            MOMENT * sizeof(double))
-        if i >= FE_AHEAD_STEP:
-            k = rows.numbers[i - FE_AHEAD_STEP]
-            catch_up(u, u.table + k * u.d, u.state + k * u.state_width, k, True, unread_sums(u, scratch))
+    for i in range(min(count, FE_AHEAD_STEP)):
+        fe_prefetch(u.table + rows.numbers[i] * u.d, row_bytes)
+        fe_prefetch(u.state + rows.numbers[i] * u.state_width, state_bytes)
+    for i in range(count):
+        later = rows.numbers[min(i + FE_AHEAD_STEP, count - 1)]
+        if u.lapse != NULL:
+            fe_prefetch(u.moments + <int64_t>(u.last[later] - u.first) * MOMENT, MOMENT * sizeof(double))
+        catch_up(u, rows.numbers[i], later, unread_sums(u, scratch))
 
 
 cdef void update_range(Update *u, int64_t block, Parts *parts, float *scratch, double *sums) noexcept nogil:
@@ -1481,8 +1465,7 @@ cdef class Job:
     cdef const float[:, ::1] upstream_bd, dense_vd
     cdef const float[::1] weights_n, zeros_d, columns_d, scales_v
     cdef const int32_t[:, ::1] arg_bd
-    cdef int32_t[::1] averaged_v
-    cdef int32_t[:, ::1] steps_v2
+    cdef int32_t[::1] last_v, averaged_v
     cdef const double[:, ::1] moments_tm
     cdef const float[:, ::1] replays_th, powers_pn
     cdef Groups groups
@@ -1572,23 +1555,23 @@ cdef class Job:
         self.scales_v = scales_v
         self.u.scales = &scales_v[0] if self.u.v else NULL
 
-    def catch_up(self, int32_t[:, ::1] steps_v2 not None, int32_t now, bint idle, const float[::1] zeros_d):
+    def catch_up(self, int32_t[::1] last_v not None, int32_t now, bint idle, const float[::1] zeros_d):
         """Rows first take the steps that they have missed up to step `now`."""
-        if steps_v2.shape[0] < self.u.v or steps_v2.shape[1] != 2:
-            raise ValueError("`steps` has another shape than the table")
-        self.steps_v2 = steps_v2
+        if last_v.shape[0] < self.u.v:
+            raise ValueError("`last` is shorter than the table")
+        self.last_v = last_v
         self.set_zeros(zeros_d)
-        self.u.steps = &steps_v2[0, 0] if self.u.v else NULL
+        self.u.last = &last_v[0] if self.u.v else NULL
         self.u.now, self.u.idle = now, idle
 
     def look(self, Groups groups not None):
-        """Only the rows in the groups catch up; in closed form only their weights."""
+        """Only the rows in the groups catch up, and nothing else happens."""
         if self.u.v < groups.num_rows:
             raise ValueError("`table` has another shape than the groups were made for")
         self.groups = groups
         self.u.sort = &groups.sort
         self.u.looks = True
-        self.u.blocks = (groups.sort.kept + BLOCK - 1) // BLOCK if self.u.d and self.u.steps != NULL else 0
+        self.u.blocks = (groups.sort.kept + BLOCK - 1) // BLOCK if self.u.d and self.u.last != NULL else 0
 
     def replays(self, const float[:, ::1] replays_th not None, int32_t first, int step, int32_t most):
         """Missed steps are taken one after the other, the last `most` of them: step number `step` with the numbers of

@@ -566,14 +566,14 @@ def state_width(step, dim):
 class Missed(NamedTuple):
     """How rows take the steps that they have missed, before a step or a look-up.
 
-    steps_v2: int32 array (v, 2), the last step that the state and the weights of each row have, 0: none. now: the last
-    step that is done. idle: rows that were never touched have missed nothing. Missed steps are those after `first`:
-    `replays`, float32 (steps, 14): hyperparameters and weight decay of `step` by which the last `most` of them are
-    taken one after the other; or `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`,
-    `weight_decay`, `decays` and their `powers` (powers()): see `leap` in _core.pyx.
+    last_v: int32 array (v,), the last step of each row, 0: none. now: the last step that is done. idle: rows that were
+    never touched have missed nothing. Missed steps are those after `first`: `replays`, float32 (steps, 14):
+    hyperparameters and weight decay of `step` by which the last `most` of them are taken one after the other; or
+    `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays` and their `powers`
+    (powers()): see `leap` in _core.pyx.
     """
 
-    steps_v2: np.ndarray
+    last_v: np.ndarray
     now: int
     idle: bool
     step: str
@@ -696,7 +696,7 @@ def _job(update):
 
 
 def _set_missed(job, missed, dim):
-    job.catch_up(missed.steps_v2, missed.now, missed.idle, _zero_row(dim))
+    job.catch_up(missed.last_v, missed.now, missed.idle, _zero_row(dim))
     if missed.moments is None:
         job.replays(missed.replays, missed.first, _CODES[missed.step], missed.most)
     else:
@@ -711,7 +711,7 @@ def run(updates):
 
 
 def catch_up(table, hyper, state, missed, groups, scales=None, constraint=None):
-    """The rows in the groups take the steps that they have missed; in closed form their weights alone, to be looked at."""
+    """The rows in the groups take the steps that they have missed."""
     job = _core.Job(table, state, -1, numbers(hyper), None if constraint is None else tuple(constraint))
     _set_missed(job, missed, table.shape[1])
     if scales is not None:

@@ -17,7 +17,7 @@ def lapse(step, table, state, hyper, fade, decay, move):
     lines = np.zeros((2, 8))  # row 0: the drift of rows whose last step was 0; row 1: the log of what is left of w
     lines[0, : len(move)] = move
     lines[1, 6] = math.log1p(-fade)
-    steps_v2 = np.zeros((len(table), 2), np.int32)
-    missed = ops.Missed(steps_v2, 1, False, step, 0, moments=lines, reach=1, decays=decay, powers=ops.powers(decay))
+    last_v = np.zeros(len(table), np.int32)
+    missed = ops.Missed(last_v, 1, False, step, 0, moments=lines, reach=1, decays=decay, powers=ops.powers(decay))
     ops.run([ops.Update(table, None, None, hyper, state, missed=missed, everywhere=True)])
-    assert (steps_v2 == 1).all()
+    assert (last_v == 1).all()

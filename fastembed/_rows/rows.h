@@ -46,18 +46,18 @@ typedef struct fe_hyper {
 typedef void fe_step(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d,
                      const fe_hyper *hyper, double *sums);
 
-/* What steps without a gradient do to a row and its state, all at once. Part p of the state is taken times before[p].
- *     moves:  w -= fade w + (move[0] + move[1] r + ... ) x
- *     stores: part p of the state *= decay[p]
- * where x and r come from the state, by the step: Adam: x = m / (sqrt(v) + epsilon), r = sqrt(v) / (sqrt(v) + epsilon). */
+/* What steps without a gradient do to a row and its state, all at once:
+ *     w -= fade w + (move[0] + move[1] r + ... ) x;   part p of the state *= decay[p]
+ * where x and r come from the state, by the step: Adam: x = m / (sqrt(v) + epsilon), r = sqrt(v) / (sqrt(v) + epsilon).
+ * rows[1] and states[1], a later row, are asked for. */
 enum { FE_TERMS = 6, FE_PARTS = 3 };
 typedef struct fe_lapse {
-    int moves, stores;
     float fade;
-    float before[FE_PARTS], decay[FE_PARTS];
+    float decay[FE_PARTS];
     float move[FE_TERMS];
 } fe_lapse;
-typedef void fe_lapse_row(float *row, float *state, size_t d, const fe_hyper *hyper, const fe_lapse *lapse);
+typedef void fe_lapse_row(float *const *rows, float *const *states, size_t d, const fe_hyper *hyper,
+                          const fe_lapse *lapse);
 
 /* What rows have to satisfy; FE_FREE: nothing.
  *     FE_NON_NEG: x >= 0, else it becomes 0

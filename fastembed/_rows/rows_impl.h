@@ -1019,23 +1019,27 @@ enum { NO_X, X_PART, X_SIGN, X_SQRT, X_NORM, X_ROW };
 
 /* The state has `wide` parts with a number for each column, then `narrow` (0 or 1) with one for the row. m and v: their
  * places; terms: how many of `move` count. All but the pointers are constants. */
-FE_INLINE void lapse_row(float *w, float *s, size_t d, const fe_hyper *hyper, const fe_lapse *lapse, const int x_is,
-                         const size_t wide, const size_t narrow, const size_t m, const size_t v, const int terms)
+FE_INLINE void lapse_row(float *const *rows, float *const *states, size_t d, const fe_hyper *hyper,
+                         const fe_lapse *lapse, const int near, const int x_is, const size_t wide, const size_t narrow,
+                         const size_t m, const size_t v, const int terms)
 {
+    float *const w = rows[0], *const s = states[0];
+    const float *const next_w = rows[1], *const next_s = states[1];
     const float fade = lapse->fade, eps = hyper->epsilon;
-    const float *const move = lapse->move, *const before = lapse->before, *const decay = lapse->decay;
-    const float row_root = x_is == X_ROW ? sqrt_float(before[v] * s[v * d]) : 0;
-    const int stores = lapse->stores;
+    const float *const move = lapse->move, *const decay = lapse->decay;
+    const float row_root = x_is == X_ROW ? sqrt_float(s[v * d]) : 0;
     /* x and r are taken before the state decays. */
 #define BODY(V, I)                                                            \
     {                                                                         \
         V change = fade * GET(V, w);                                          \
+        ASK(next_w);                                                          \
+        for (size_t p = 0; p < wide; p++) ASK(next_s + p * d);                \
         if (x_is != NO_X) {                                                   \
-            V x = before[m] * GET(V, s + m * d), sum = ALL(V, move[terms - 1]); \
+            V x = GET(V, s + m * d), sum = ALL(V, move[terms - 1]);           \
             if (x_is == X_SIGN) x = SIGN(V, I, x);                            \
             if (x_is >= X_SQRT) {                                             \
                 V root = ALL(V, row_root);                                    \
-                if (x_is != X_ROW) root = before[v] * GET(V, s + v * d);      \
+                if (x_is != X_ROW) root = GET(V, s + v * d);                  \
                 if (x_is == X_SQRT) root = SQRT(V, root);                     \
                 const V inverse = 1.0f / (root + eps), r = root * inverse;    \
                 x *= inverse;                                                 \
@@ -1044,24 +1048,22 @@ FE_INLINE void lapse_row(float *w, float *s, size_t d, const fe_hyper *hyper, co
             change += sum * x;                                                \
         }                                                                     \
         AT(V, w) -= change;                                                   \
-        if (stores)                                                           \
-            for (size_t p = 0; p < wide; p++) AT(V, s + p * d) *= decay[p];   \
+        for (size_t p = 0; p < wide; p++) AT(V, s + p * d) *= decay[p];       \
     }
-#define DECAY(V, I) \
-    for (size_t p = 0; p < wide; p++) AT(V, s + p * d) *= decay[p];
-    if (lapse->moves && (x_is != NO_X || fade != 0))
-        FE_COLUMNS(BODY)
-    else if (stores)
-        FE_COLUMNS(DECAY)
+    if (x_is != NO_X || wide || fade != 0) FE_COLUMNS(BODY)
 #undef BODY
-#undef DECAY
-    if (narrow && stores) s[wide * d] *= decay[wide];
+    if (narrow) s[wide * d] *= decay[wide];
 }
 
-#define LAPSE(name, ...)                                                                         \
-    static void FE_NAME(lapse_##name)(float *row, float *state, size_t d, const fe_hyper *hyper, \
-                                      const fe_lapse *lapse)                                     \
-    { lapse_row(row, state, d, hyper, lapse, __VA_ARGS__); }
+#define LAPSE(name, ...)                                                                                      \
+    static void FE_NAME(lapse_##name)(float *const *rows, float *const *states, size_t d, const fe_hyper *hyper, \
+                                      const fe_lapse *lapse)                                                  \
+    {                                                                                                         \
+        if (fe_near)                                                                                          \
+            lapse_row(rows, states, d, hyper, lapse, 1, __VA_ARGS__);                                         \
+        else                                                                                                  \
+            lapse_row(rows, states, d, hyper, lapse, 0, __VA_ARGS__);                                         \
+    }
 LAPSE(fade, NO_X, 0, 0, 0, 0, 1)
 LAPSE(number, NO_X, 0, 1, 0, 0, 1)
 LAPSE(part, NO_X, 1, 0, 0, 0, 1)

@@ -127,10 +127,9 @@ class _Variable:
 
     def forget(self, rows_n):
         """These rows, or all, have missed nothing."""
-        steps_v2 = self.history.steps_v2
+        last_v = self.history.last_v
         rows_n = slice(None) if rows_n is None else rows_n
-        missed_n1 = steps_v2[rows_n, :1] > 0 if self.history.idle else True
-        steps_v2[rows_n] = np.where(missed_n1, self.history.now, 0)
+        last_v[rows_n] = np.where(last_v[rows_n] > 0, self.history.now, 0) if self.history.idle else self.history.now
 
     def check_scales(self, scales_n):
         """Missed steps can be leaped only where all rows have one learning rate."""
@@ -193,8 +192,8 @@ class _Variable:
 
     def memory(self):
         """What it keeps for each row or column: arrays by name, the memory itself."""
-        steps_v2 = None if self.history is None else self.history.steps_v2
-        arrays = {"state": self.state_vs, "average": self.average_vd, "averaged": self.averaged_v, "steps": steps_v2}
+        last_v = None if self.history is None else self.history.last_v
+        arrays = {"state": self.state_vs, "average": self.average_vd, "averaged": self.averaged_v, "last": last_v}
         arrays |= {f"own.{name}": array for name, array in self.own.items() if isinstance(array, np.ndarray)}
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -236,7 +235,7 @@ class _Variable:
                 history = History(optimizer, history.step, len(self.matrix), self.weight_decay, not leaped)
             if history.leaped != leaped or (leaped and self.row_constraint is not None):
                 raise ValueError("a variable must have the constraint that it had. Received: another one")
-            new.history = history.restored(numbers["history"], arrays["lines"], arrays["steps"], arrays.get("scales"))
+            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"], arrays.get("scales"))
         new.pending = self._restored_pending(numbers.get("pending"), arrays)
         return new
 

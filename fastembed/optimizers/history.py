@@ -64,7 +64,7 @@ class History:
 
     def __init__(self, optimizer, step, num_rows, weight_decay, replayed):
         self.step, self.weight_decay = step, weight_decay
-        self.steps_v2 = np.zeros((num_rows, 2), np.int32)  # see ops.Missed
+        self.last_v = np.zeros(num_rows, np.int32)
         self.now = self.first = 0
         self.idle = optimizer.idle and not weight_decay
         found = None if replayed else plan(optimizer)
@@ -77,7 +77,7 @@ class History:
 
     def missed(self):
         """How rows catch up with step `now`, for `ops`."""
-        about = self.steps_v2, self.now, self.idle, self.step, self.first
+        about = self.last_v, self.now, self.idle, self.step, self.first
         if not self.leaped:
             return ops.Missed(*about, self.lines, self.most)
         how = self.reach, self.endless, self.weight_decay, self.decays, self.powers
@@ -117,12 +117,12 @@ class History:
         self.first = self.now
 
     def snapshot(self):
-        """(numbers, lines) for a checkpoint: all but `steps_v2`."""
+        """(numbers, lines) for a checkpoint: all but `last_v`."""
         numbers = {"now": self.now, "first": self.first, "leaped": self.leaped}
         return numbers, self.lines[: self.now - self.first + 1]
 
-    def restored(self, numbers, lines, steps_v2, scales_v=None):
-        """A copy with the steps of a snapshot. Its `steps_v2` is still this one's, and is to become the given one.
+    def restored(self, numbers, lines, last_v, scales_v=None):
+        """A copy with the steps of a snapshot. Its `last_v` is still this one's, and is to become the given one.
         scales_v: of the rows' learning rates, or None: ones.
 
         Raises:
@@ -133,12 +133,11 @@ class History:
             raise ValueError(f"the steps of a history must be whole numbers that rise. Received: {first!r} to {now!r}")
         if lines.shape != (now - first + 1, self.lines.shape[1]) or lines.dtype != self.lines.dtype:
             raise ValueError(f"a history must have a line for each step. Received: {lines.shape} for {first} to {now}")
-        state_v, weights_v = steps_v2.T
-        catch_up_v = state_v >= (1 if self.idle else 0)
+        catch_up_v = last_v >= (1 if self.idle else 0)
         if scales_v is not None:
             catch_up_v &= scales_v != 0  # a frozen row stays at its step
-        earliest = (weights_v if self.leaped else state_v).min(where=catch_up_v, initial=now)
-        if earliest < first or steps_v2.min(initial=0) < 0 or steps_v2.max(initial=0) > now or (state_v > weights_v).any():
+        earliest = last_v.min(where=catch_up_v, initial=now)
+        if earliest < first or last_v.min(initial=0) < 0 or last_v.max(initial=0) > now:
             raise ValueError(f"a row's last step must lie in {first} to {now}. Received: another one")
         new = copy.copy(self)
         new.now, new.first = now, first
