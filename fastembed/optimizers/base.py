@@ -185,8 +185,8 @@ class _Variable:
         return numbers, arrays
 
     def restored(self, numbers, arrays, optimizer):
-        """A copy that is what snapshot() gave; memory() is still this one's, and is to be filled. arrays: memory() and
-        the table's `scales` at that time, too.
+        """A copy that is what snapshot() gave; memory() is still this one's, and is to be filled. arrays: memory() at
+        that time, too.
 
         Raises:
             ValueError: the snapshot does not fit the variable.
@@ -208,7 +208,7 @@ class _Variable:
                 history = History(optimizer, history.step, len(self.matrix), self.weight_decay, not leaped)
             if history.leaped != leaped or (leaped and self.row_constraint is not None):
                 raise ValueError("a variable must have the constraint that it had. Received: another one")
-            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"], arrays.get("scales"))
+            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"])
         new.pending = self._restored_pending(numbers.get("pending"), arrays)
         return new
 
