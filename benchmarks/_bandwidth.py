@@ -21,18 +21,35 @@ REWRITE = "read and rewrite rows"
 
 
 def _compile(dim, hint):
-    """The functions of _random_rows.c for one row length and prefetch hint."""
+    """The library of _random_rows.c for one row length and prefetch hint."""
     with tempfile.TemporaryDirectory() as folder:
         library = str(pathlib.Path(folder) / "random_rows.so")
         command = [os.environ.get("CC", "cc"), "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
         command += [f"-DDIM={dim}", f"-DHINT={_HINTS[hint]}", str(_SOURCE), "-o", library]
         subprocess.run(command, check=True, capture_output=True, text=True)
         loaded = ctypes.CDLL(library)
-    read, rewrite = loaded.random_rows, loaded.rewrite_rows
-    read.restype, rewrite.restype = ctypes.c_double, None
-    read.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
-    rewrite.argtypes = [*read.argtypes[:3], ctypes.c_float, *read.argtypes[3:]]
-    return read, rewrite
+    pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    loaded.random_rows.restype = ctypes.c_double
+    loaded.rewrite_rows.restype = loaded.rewrite_with_state.restype = None
+    loaded.random_rows.argtypes = [pointer, pointer, size, size, number]
+    loaded.rewrite_rows.argtypes = [pointer, pointer, size, ctypes.c_float, size, number]
+    loaded.rewrite_with_state.argtypes = [pointer, pointer, size, pointer, size, ctypes.c_float, size, number]
+    return loaded
+
+
+def rewriters(dim, threads):
+    """Functions of (table, state, rows) that read and rewrite rows and their states, by prefetch hint and distance."""
+
+    def rewriter(library, ahead):
+        def rewrite(table_vd, state_vs, rows_u):
+            state, width = (None, 0) if state_vs is None else (state_vs.ctypes.data, state_vs.shape[1])
+            about = rows_u.ctypes.data, rows_u.size, 1.0, ahead, threads
+            library.rewrite_with_state(table_vd.ctypes.data, state, width, *about)
+
+        return rewrite
+
+    libraries = {hint: _compile(dim, hint) for hint in _HINTS}
+    return {(hint, ahead): rewriter(libraries[hint], ahead) for hint in _HINTS for ahead in _AHEAD}
 
 
 def random_rows(table_vd, batches, threads, rewrite=False):
@@ -48,7 +65,7 @@ def random_rows(table_vd, batches, threads, rewrite=False):
 
     def reader(hint, ahead):
         table = table_vd.ctypes.data
-        return lambda ids: functions[hint][0](table, ids.ctypes.data, ids.size, ahead, threads)
+        return lambda ids: functions[hint].random_rows(table, ids.ctypes.data, ids.size, ahead, threads)
 
     readers = {(hint, ahead): reader(hint, ahead) for hint in _HINTS for ahead in _AHEAD}
     seconds = {key: [] for key in readers}
@@ -71,7 +88,7 @@ def random_rows(table_vd, batches, threads, rewrite=False):
         def read_and_rewrite(prepared):
             ids, rows_u = prepared
             readers[best](ids)
-            functions[hint][1](table_vd.ctypes.data, rows_u.ctypes.data, rows_u.size, 1.0, ahead, threads)
+            functions[hint].rewrite_rows(table_vd.ctypes.data, rows_u.ctypes.data, rows_u.size, 1.0, ahead, threads)
 
         contestants.append(Contestant(REWRITE, read_and_rewrite, lambda ids: (ids, np.unique(ids)), answer=None))
     return contestants

@@ -1,4 +1,5 @@
-/* The machine's random-row bandwidth with software prefetch: sums the rows of a table that ids name; rewrites rows.
+/* The machine's random-row bandwidth with software prefetch: sums the rows of a table that ids name; rewrites rows, and
+ * rows with their states.
  *
  * Compiled at run time by _bandwidth.py, for one row length (DIM floats) and prefetch hint (HINT, as
  * __builtin_prefetch takes it); uses nothing of the library. Do not break: they do no more with a row than read and add
@@ -45,5 +46,23 @@ void rewrite_rows(float *table, const int64_t *rows, int64_t n, float factor, in
         int64_t j = 0;
         for (; j + 16 <= DIM; j += 16) *(vec *)(row + j) *= factor;
         for (; j < DIM; j++) row[j] *= factor;
+    }
+}
+
+/* The same for an optimizer's step: a row of the table and the row of its state, `width` floats. */
+void rewrite_with_state(float *table, float *state, int64_t width, const int64_t *rows, int64_t n, float factor,
+                        int64_t ahead, int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t next = rows[i + ahead < n ? i + ahead : n - 1];
+        for (int64_t j = 0; j < DIM; j += 16) __builtin_prefetch(table + next * DIM + j, 0, HINT);
+        for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(state + next * width + j, 0, HINT);
+        float *row = table + rows[i] * DIM, *own = state + rows[i] * width;
+        int64_t j = 0;
+        for (; j + 16 <= DIM; j += 16) *(vec *)(row + j) *= factor;
+        for (; j < DIM; j++) row[j] *= factor;
+        for (j = 0; j + 16 <= width; j += 16) *(vec *)(own + j) *= factor;
+        for (; j < width; j++) own[j] *= factor;
     }
 }

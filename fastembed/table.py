@@ -108,7 +108,7 @@ class Table:
 
     def current(self, ids_n):
         """Returns the table's memory; the rows of flat int32 or int64 ids (None: all) are up to date at this moment."""
-        if self.debt is not None:
+        if self.debt is not None and self.debt.moves:
             with self.lock:
                 self.debt.pay(ids_n)
         return self._array_vd
@@ -173,7 +173,7 @@ class Table:
         ops.check_table(self._array_vd, "table", writeable=True)
         with self.lock:
             if self.debt is not None:
-                self.debt.forget(None)
+                self.debt.pay(None)  # for the state: what waits for the old rows has decayed
             np.copyto(self._array_vd, array, casting="same_kind" if array.dtype.kind == "f" else "unsafe")
             self.enforce()
 

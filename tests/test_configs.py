@@ -646,6 +646,9 @@ def test_optimizers_round_trip(name):
     assert cls.from_config({**config, "decay": 0.0}).get_config() == config
     with pytest.raises(ValueError, match="`decay` must be 0"):
         cls.from_config({**config, "decay": 0.1})
-    for base in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "use_ema", "loss_scale_factor"):
+    for base in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "ema_momentum", "loss_scale_factor"):
+        assert cls.from_config({**config, base: 0.5}).get_config() == {**config, base: 0.5}
         with pytest.raises(ValueError, match=f"`{base}` must be"):
-            cls.from_config({**config, base: 0.5})
+            cls.from_config({**config, base: -0.5})
+    with pytest.raises(TypeError, match="`use_ema` must be True or False"):
+        cls.from_config({**config, "use_ema": 0.5})

@@ -750,34 +750,52 @@ def settings(fact):
     return fact["given"].get("with", {}) if isinstance(fact["given"], dict) else {}
 
 
-def comes_later(fact):
-    """Whether Keras can do it, and fastembed says that this version cannot."""
-    try:
-        if isinstance(fact["given"], dict):
-            make(fact["given"]) if "call" in fact["given"] else optimizers.get(fact["given"])
-    except (TypeError, ValueError) as error:
-        return "in this version" in str(error)
-    return False
+def clips(fact):
+    return {key: value for key, value in settings(fact).items() if "clip" in key}
 
 
 @difference(
-    "clipnorm, clipvalue, global_clipnorm and amsgrad of optimizers",
-    "there",
-    "there",
-    "ValueError: not there yet",
-    optimizer_configs=comes_later,
-    training=comes_later,
+    "clipping a row-sparse gradient in which an id is repeated",
+    "its parts are clipped, and then summed",
+    "on TensorFlow its parts are clipped, and then summed",
+    "the sum is clipped, as if the gradient were dense",
+    training=clips,
 )
-def test_what_optimizers_cannot_do_yet(fact):
-    with pytest.raises(ValueError, match="in this version"):
-        make(fact["given"])
+def test_clipping_of_repeated_ids(fact):
+    """Both formulas in float64; a dense gradient gives the same as the row-sparse one."""
+    start, tables = FACTS["training_steps"][0], {}
+    ((how, most),) = clips(fact).items()
+    for parts in (True, False):
+        table = np.array(start["table"])
+        for rows, gradient in zip(start["ids"], start["gradients"], strict=True):
+            g = np.array(gradient) if parts else ref.gather_gradient((5, 2), rows, gradient)[0]
+            g = np.clip(g, -most, most) if how == "clipvalue" else g * most / max(np.sqrt((g**2).sum()), most)
+            table -= 0.5 * (ref.gather_gradient((5, 2), rows, g)[0] if parts else g)
+        tables[parts] = table
+    assert np.abs(tables[True] - tables[False]).max() > 0.05
+    np.testing.assert_allclose(array(fact["tables"])[-1], tables[True], rtol=2e-6, atol=1e-6)
+    for dense in (False, True):
+        np.testing.assert_allclose(steps(fact, dense)[-1], tables[False], rtol=2e-6, atol=1e-6)
+
+
+@difference(
+    "clipvalue beside clipnorm or global_clipnorm",
+    "taken: both are done",
+    "ValueError",
+    "ValueError",
+    optimizer_configs=lambda fact: "error" not in fact and len(clips(fact)) > 1,
+)
+def test_two_ways_to_clip(fact):
+    for refuse in (lambda: make(fact["given"]), lambda: optimizers.get(fact["serialized"])):
+        with pytest.raises(ValueError, match="only one of `clipnorm`, `global_clipnorm` and `clipvalue`"):
+            refuse()
 
 
 @difference(
     "`decay` of optimizers",
     "there",
     "taken with a warning, and not looked at",
-    "ValueError unless it is 0: a schedule does the same (InverseTimeDecay)",
+    "ValueError unless it is 0 (or 0.004 for Nadam, see below): a schedule does the same (InverseTimeDecay)",
     optimizer_configs=lambda fact: "error" not in fact and settings(fact).get("decay"),
     training=lambda fact: settings(fact).get("decay"),
 )
@@ -827,11 +845,11 @@ def test_hyperparameters(fact):
         make(fact["given"])
 
 
-def steps(fact, dense):
-    """The table after each of the recorded steps."""
+def steps(fact, dense, **more):
+    """The table after each of the recorded steps. more: arguments of the optimizer that Keras does not have."""
     start = FACTS["training_steps"][0]
     variable = Table.wrap(array(start["table"]), constraint=constraints.for_table(make(fact["constraint"])))
-    optimizer = make(fact["given"])
+    optimizer = make({**fact["given"], "with": {**fact["given"]["with"], **more}})
     tables = []
     for rows, gradient in zip(start["ids"], start["gradients"], strict=True):
         slices = IndexedSlices(array(gradient), rows, variable.shape)
@@ -844,7 +862,8 @@ def steps(fact, dense):
     "Adam with a row-sparse gradient",
     "moments of all rows decay, and all rows move: the dense step",
     "the dense step (TensorFlow; there are no row-sparse gradients on torch and JAX)",
-    "rows that do not occur keep their values and moments, as in torch's SparseAdam",
+    "rows that do not occur keep their values and moments, as in torch's SparseAdam; "
+    'as in Keras with untouched="dense" or "catch_up"',
     training=lambda fact: fact["given"]["call"].endswith("Adam") and fact["gradient"] == "sparse",
 )
 def test_sparse_adam(fact):
@@ -858,6 +877,63 @@ def test_sparse_adam(fact):
         lr = rate(t - 1) if callable(rate) else rate
         ref.step(name, table, state, summed, sorted(set(rows)), t, lr, **hyper)
     np.testing.assert_allclose(steps(fact, dense=False)[-1], table, rtol=2e-6, atol=2e-6)
+    assert np.abs(table - array(fact["tables"])[-1]).max() > 1e-4
+    for untouched in ("dense", "catch_up"):
+        moved = steps(fact, dense=False, untouched=untouched)
+        np.testing.assert_allclose(moved, array(fact["tables"]), rtol=2e-6, atol=2e-6)
+
+
+@difference(
+    "SGD with momentum and a row-sparse gradient",
+    "rows that do not occur keep their values and momentum",
+    "the dense step: all rows move on",
+    'as in Keras 2.9; as in Keras 3 with untouched="dense" or "catch_up"',
+)
+def test_sparse_momentum():
+    facts = [fact for fact in FACTS["training"] if settings(fact).get("momentum") and fact["gradient"] == "sparse"]
+    assert len(facts) == 2
+    start = FACTS["training_steps"][0]
+    for fact in facts:
+        np.testing.assert_allclose(steps(fact, dense=False), array(fact["tables"]), rtol=2e-6, atol=2e-6)
+        name = "nesterov" if settings(fact).get("nesterov") else "momentum"
+        table, state = np.array(start["table"]), ref.initial_state(name, (5, 2))
+        for t, (rows, gradient) in enumerate(zip(start["ids"], start["gradients"], strict=True), 1):
+            summed = ref.gather_gradient((5, 2), rows, gradient)[0]
+            ref.step(name, table, state, summed, range(5), t, 0.5, momentum=0.75)
+        assert np.abs(table - array(fact["tables"])[-1]).max() > 0.1
+        for untouched in ("dense", "catch_up"):
+            moved = steps(fact, dense=False, untouched=untouched)
+            np.testing.assert_allclose(moved[-1], table, rtol=2e-6, atol=2e-6)
+
+
+@difference(
+    "the momentum of Nadam",
+    "rises with 0.96^(0.004 t), where 0.004 is its `decay`",
+    "rises with 0.96^t",
+    "as in Keras 3; 2.9 gets its own `decay` in configs",
+)
+def test_momentum_of_nadam():
+    gradients = [[0.5, -1.0], [0.25, 0.5], [-0.125, 0.75]]
+    in_29 = [0.8576633334, -1.9962021112]  # tf.keras 2.9: Nadam(0.1) from [1, -2]
+    for power in (0.004, 1):
+
+        def u(t, power=power):
+            return 0.9 * (1 - 0.5 * 0.96 ** (power * t))
+
+        w, m, v, product = np.array([1.0, -2.0]), 0, 0, 1
+        for t, g in enumerate(np.array(gradients), 1):
+            m, v, product = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2, product * u(t)
+            h = u(t + 1) * m / (1 - product * u(t + 1)) + (1 - u(t)) * g / (1 - product)
+            w -= 0.1 * h / (np.sqrt(v / (1 - 0.999**t)) + 1e-7)
+        if power != 1:
+            np.testing.assert_allclose(in_29, w, rtol=1e-6)
+    ours, nadam = np.array([1.0, -2.0], np.float32), optimizers.Nadam(0.1)
+    for g in gradients:
+        nadam.apply([np.array(g)], [ours])
+    np.testing.assert_allclose(ours, w, rtol=1e-6)
+    assert np.abs(ours - in_29).min() > 1e-3
+    assert serialize(nadam, version=2)["config"]["decay"] == 0.004
+    assert deserialize(serialize(nadam, version=2)).get_config() == nadam.get_config()
 
 
 @difference(

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from peers import load_keras
 
-from fastembed import ops, optimizers, schedules, serialization
+from fastembed import optimizers, schedules, serialization
 
-LATER = pytest.mark.skipif(not hasattr(ops, "run"), reason="weight decay is not there yet")
 BASE = {
     "weight_decay": None,
     "clipnorm": None,
@@ -94,7 +93,7 @@ OTHERS = {
 
 
 def classes(names=DEFAULTS):
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=[LATER] * (name == "AdamW")) for name in names])
+    return pytest.mark.parametrize("name", names)
 
 
 def other_arguments(name):
@@ -343,7 +342,6 @@ def test_what_keras_29_does_not_have(name):
     same(envelope, {"class_name": name, "config": optimizer.get_config()})
 
 
-@LATER
 @pytest.mark.parametrize("argument", ["clipnorm", "clipvalue", "global_clipnorm"])
 def test_clipping_in_keras_29(argument):
     """tf.keras.optimizers.SGD(clipnorm=1.0).get_config(), and so on."""

@@ -18,9 +18,9 @@ from fastembed import Embedding, EmbeddingBag, IndexedSlices, initializers, ops,
 NUMBERS = [1, 2, 7]
 V, N, B, D = 3000, 120_000, 12_000, 17
 COMBINERS = ["sum", "mean", "sqrtn", "max"]
-STEPS = [step for step in ops.STATES if step not in ref.SEVERAL_PASSES]
 HYPER = {"learning_rate": 0.1, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-3, "weight_decay": 0.01}
 HYPER |= {"scale_m": 1.1, "scale_g": 0.9, "scale_v": 1.2, "l1": 0.1, "l2": 0.2, "l2_shrinkage": 0.3, "power": 0.5}
+HYPER["columns"] = np.linspace(0.5, 2, D, dtype=np.float32)
 LINUX = sys.platform == "linux"
 
 
@@ -85,20 +85,21 @@ def test_pool_and_gradients(combiner, weighted, rng, zipf, splits, same_bits):
     same_bits(work)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ops.STATES)
 def test_update(step, rng, zipf, splits, same_bits):
-    """Three steps: of a look-up, of bags with weights, and of a dense gradient."""
+    """Three steps: of a look-up, of bags with weights, and of a dense gradient; and the sums that they leave."""
     start, width = ref.random_table(rng, V, D), ops.state_width(step, D)
     upstream, bags = (rng.standard_normal((n, D)).astype(np.float32) for n in (N, B))
     weights, dense = rng.uniform(0.5, 2, N), np.repeat(ref.random_table(rng, V, D), 10, axis=0)
 
     def work():
         table, state = start.copy(), np.zeros((V, width), np.float32) if width else None
-        ops.update(table, ops.parts(zipf, upstream), step, HYPER, state)
-        ops.update(table, ops.parts(zipf, bags, splits, weights, "mean"), step, HYPER, state)
+        sums = []
+        for parts in (ops.parts(zipf, upstream), ops.parts(zipf, bags, splits, weights, "mean")):
+            sums += ops.run([ops.Update(table, parts, step, HYPER, state, ops.group(parts, V))])
         many, states = np.repeat(table, 10, axis=0), None if state is None else np.repeat(state, 10, axis=0)
-        ops.update_dense(many, dense, step, HYPER, states)
-        return [table, many] + [array for array in (state, states) if array is not None]
+        sums += ops.run([ops.Update(many, dense, step, HYPER, states)])
+        return [table, many, sums] + [array for array in (state, states) if array is not None]
 
     same_bits(work)
 

@@ -92,7 +92,7 @@ class Adafactor(Optimizer):
     def passes(self, t, rate, own):
         hyper = self.hyper(t, rate)
         factored, size, kept = "c" in own, max(own["size"], 1), (1 - own["weight_decay"] * rate) ** 2
-        if self.untouched != "skip":  # all rows decay
+        if own["all_rows"]:  # else rows decay that take the step, and it is seen when it is done
             own["w_squares"] *= kept
         if factored:
             old, new, *columns = yield "adafactor_squares", hyper
@@ -110,7 +110,7 @@ class Adafactor(Optimizer):
         hyper["learning_rate"] *= max(self.epsilon_2, math.sqrt(own["w_squares"] / size))
         hyper["learning_rate"] /= max(1.0, math.sqrt(u_squares / size) / self.clip_threshold)
         old, new = yield self.step(2 if factored else 1), hyper
-        own["w_squares"] = _replaced(own["w_squares"], old if self.untouched != "skip" else old / kept, new)
+        own["w_squares"] = _replaced(own["w_squares"], old if own["all_rows"] else old / kept, new)
 
 
 def _replaced(total, old, new):

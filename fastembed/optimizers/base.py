@@ -85,17 +85,20 @@ class _Variable:
 
     @property
     def owes(self):
-        """Whether it is the table's debt: it lets rows of a table catch up that move without a gradient."""
-        return self.history is not None and self.moves and isinstance(self.variable, Table)
+        """Whether it is the table's debt: rows that are not touched have steps to take."""
+        return self.history is not None and isinstance(self.variable, Table)
 
     def attach(self):
-        """Becomes the table's debt, if it moves rows that are not touched: look-ups then come here first."""
-        if not self.owes or self.variable.debt is self:
+        """Becomes the table's debt, if rows that are not touched have steps to take: look-ups then come here first."""
+        if not isinstance(self.variable, Table) or self.variable.debt is self:
             return
         if self.variable.debt is not None:  # of another optimizer, which has trained the table until now
             self.variable.debt.pay(None)
-        self.history.last_v[self.history.last_v > 0] = self.history.now
-        self.variable.debt = self
+            self.variable.debt.forget(None)  # frozen rows do not pay
+            self.variable.debt = None
+        if self.owes:
+            self.forget(None)
+            self.variable.debt = self
 
     # ---- what a table asks of its debt ----
 
@@ -120,7 +123,7 @@ class _Variable:
 
     def check_scales(self, scales_n):
         """Missed steps can be leaped only where all rows have one learning rate."""
-        if self.history.leaped and self.history.now and not np.isin(scales_n, (0, 1)).all():
+        if self.moves and self.history.leaped and self.history.now and not np.isin(scales_n, (0, 1)).all():
             raise ValueError(
                 "`scale` must be 0 or 1 after the first step with untouched='catch_up'; set others before it. "
                 f"Received: scale={scales_n}"
@@ -138,16 +141,30 @@ class _Variable:
         ops.run([self.update(None, None, None, {}, average=average, everywhere=True)])
         return self.average_vd
 
-    def add_pending(self, gradient, groups):
-        """Adds a gradient to those that wait."""
+    def overwrite(self, array_vd):
+        """Sets all rows, but for those that are frozen."""
+        np.copyto(self.matrix, array_vd, where=True if self.scales is None else (self.scales > 0)[:, None])
+
+    def project(self):
+        """Enforces a constraint of the whole table; rows that are frozen count, and stay as they are."""
+        frozen = [] if self.scales is None else np.flatnonzero(self.scales == 0)
+        before = self.matrix[frozen] if len(frozen) else None
+        self.constraint.project(self.matrix)
+        if before is not None:
+            self.matrix[frozen] = before
+
+    def add_pending(self, gradient, groups, factor):
+        """Adds a gradient, times `factor`, to those that wait."""
         if isinstance(gradient, np.ndarray):
-            waiting, self.pending = self.pending, gradient.copy()
+            waiting, self.pending = self.pending, gradient * np.float32(factor)
             if isinstance(waiting, np.ndarray):
                 self.pending += waiting
             for rows_u, values_ud in waiting if isinstance(waiting, list) else ():
                 self.pending[rows_u] += values_ud
         else:
             rows_u, values_ud = ops.reduce(gradient, groups)
+            if factor != 1:
+                values_ud *= np.float32(factor)
             if isinstance(self.pending, np.ndarray):
                 self.pending[rows_u] += values_ud
             else:
@@ -356,7 +373,7 @@ class Optimizer(serialization.Configurable):
 
     def passes(self, t, rate, own):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
-        begin() gave for the variable, to be kept up to date."""
+        begin() gave for the variable, to be kept up to date; and "all_rows", whether this step is for all of them."""
         yield self.step(), self.hyper(t, rate)
 
     def decays(self):
@@ -441,7 +458,7 @@ class Optimizer(serialization.Configurable):
             kept = self._known(variable)
             with contextlib.ExitStack() as locks:
                 self._enter(locks, [variable])
-                np.copyto(kept.matrix, kept.average_rows(self.calls, self.ema_momentum))
+                kept.overwrite(kept.average_rows(self.calls, self.ema_momentum))
                 self.refresh(kept.matrix, kept.own)
 
     def catch_up(self, variable=None):
@@ -521,7 +538,9 @@ class Optimizer(serialization.Configurable):
 
     def build(self, variables):
         """Makes the state of `variables` now instead of at their first gradient."""
-        with self._lock:
+        variables = list(variables)
+        with contextlib.ExitStack() as locks:
+            self._enter(locks, variables)
             for variable in variables:
                 self._keep(variable)
 
@@ -588,20 +607,21 @@ class Optimizer(serialization.Configurable):
                 return False
             known = [self._keep(variable) for _, variable in pairs]
             steps = self.gradient_accumulation_steps or 1
-            if steps > 1:
+            if steps > 1:  # `factor` may be another one at the next call
                 for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
-                    kept.add_pending(gradient, groups)
+                    kept.add_pending(gradient, groups, factor)
                 if (self.calls + 1) % steps == 0:
                     gradients = [kept.take_pending() for kept in known]
                     all_groups = _group(gradients, [len(kept.matrix) for kept in known])
                     for kept in self._variables.values():
                         kept.pending = None
+                factor = 1.0
             if (self.calls + 1) % steps == 0:
                 factor /= steps * (self.loss_scale_factor or 1.0)
                 self._step([*zip(known, gradients, all_groups, strict=True)], factor)
             if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
                 for kept in self._variables.values():
-                    np.copyto(kept.matrix, kept.average_rows(self.calls + 1, self.ema_momentum))
+                    kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
                     self.refresh(kept.matrix, kept.own)
             self.calls += 1
             return True
@@ -611,6 +631,8 @@ class Optimizer(serialization.Configurable):
         t, rate = self.iterations + 1, self.learning_rate
         factors = self._clip_factors(work, factor)
         limit = self.clipvalue or math.inf
+        for kept, gradient, _ in work:
+            kept.own["all_rows"] = self.untouched != "skip" or isinstance(gradient, np.ndarray)
         passes = [self.passes(t, rate, kept.own) for kept, _, _ in work]
         results = [None] * len(work)
         for number in range(max([kept.num_passes for kept, _, _ in work], default=0)):
@@ -643,10 +665,11 @@ class Optimizer(serialization.Configurable):
                 kept.history.add(self, t, rate, kept.hyper)
                 if kept.history.full:
                     kept.pay(None)
+                    kept.forget(None)  # frozen rows do not pay
                     kept.history.forget()
             if kept.constraint is not None:
                 if kept.row_constraint is None:
-                    kept.constraint.project(kept.matrix)
+                    kept.project()
                 self.refresh(kept.matrix, kept.own)
 
     def _is_everywhere(self, kept, gradient):

@@ -72,6 +72,7 @@ class History:
         self.reach, self.endless = found or (0, False)
         self.most = optimizer.most_replayed
         self.decays = tuple(optimizer.decays()) if self.leaped else ()
+        self.powers = ops.powers(self.decays) if self.leaped else None
         self.lines = np.zeros((256, 8), np.float64) if self.leaped else np.zeros((256, 14), np.float32)
 
     def missed(self, then=None):
@@ -80,7 +81,7 @@ class History:
         about = self.last_v, self.now, then, self.idle, self.step, self.first
         if not self.leaped:
             return ops.Missed(*about, self.lines, self.most)
-        how = self.reach, self.endless, self.weight_decay, self.decays
+        how = self.reach, self.endless, self.weight_decay, self.decays, self.powers
         return ops.Missed(*about, None, self.most, self.lines, *how)
 
     def add(self, optimizer, t, rate, hyper):

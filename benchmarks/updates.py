@@ -1,0 +1,117 @@
+"""What does an update cost, optimizer by optimizer, against the traffic of its own memory; and what does catching up?
+
+May import: fastembed, _harness, _bandwidth. Do not break: the traffic is measured in the same turns, on the same memory
+and rows: it reads and rewrites each distinct row and its state once, and needs the best prefetch of nine.
+
+Lines: the traffic; the update of a row-sparse gradient of the sum of bags; grouping alone, which is a part of it; then a
+whole training step (look-up, gradient, update), and the same with untouched="catch_up".
+"""
+
+import numpy as np
+from _bandwidth import rewriters
+from _harness import Batches, Contestant, arguments, check, parse, race, report, wanted, write
+
+import fastembed
+from fastembed import ops
+
+OPTIMIZERS = {
+    "SGD": {},
+    "SGD, momentum": {"momentum": 0.9},
+    "Adagrad": {},
+    "RowwiseAdagrad": {},
+    "Adam": {},
+    "Adam, amsgrad": {"amsgrad": True},
+    "AdamW": {},
+    "RMSprop": {},
+    "RMSprop, all": {"momentum": 0.9, "centered": True},
+    "Adadelta": {},
+    "Adamax": {},
+    "Nadam": {},
+    "Ftrl": {},
+    "Lion": {},
+    "Lamb": {},
+    "Adafactor": {},
+    "PartialRowwiseAdam": {},
+    "RowwiseLamb": {},
+    "RowwiseLARS": {},
+    "RowwiseRMSprop": {},
+}
+TRAFFIC, UPDATE, GROUPING, STEP, CATCH_UP = "traffic", "update", "grouping", "step", "step, catch_up"
+TARGETS = {UPDATE: (TRAFFIC, 1.15), GROUPING: (STEP, 0.25), CATCH_UP: (STEP, 1.5)}
+
+
+def make(name, table_vd, untouched):
+    """A bag, its optimizer with state, and the function that takes a step."""
+    bag = fastembed.EmbeddingBag(*table_vd.shape, combiner="sum")
+    bag.adopt(fastembed.Table.wrap(table_vd))
+    optimizer = getattr(fastembed.optimizers, name.partition(",")[0])(1e-3, untouched=untouched, **OPTIMIZERS[name])
+    optimizer.build([bag.embeddings])
+    return bag, optimizer
+
+
+def contestants_of(name, table_vd, upstream_bd, threads, batches):
+    """The lines of one optimizer."""
+    bag, optimizer = make(name, table_vd, "skip")
+    state_vs = optimizer.variables[0] if optimizer.variables else None
+
+    def step(bag, optimizer):
+        def run(ids):
+            bag(ids)
+            optimizer.apply_gradients([(bag.gradient(ids, upstream_bd), bag.embeddings)])
+
+        return run
+
+    def prepare(ids):
+        return [(bag.gradient(ids, upstream_bd), bag.embeddings)]
+
+    def best_traffic():
+        chosen = rewriters(table_vd.shape[1], threads)
+        tried = [Contestant(str(key), _on_rows(one, table_vd, state_vs), np.unique) for key, one in chosen.items()]
+        seconds = race(tried, batches, 5)
+        return min(tried, key=lambda one: np.median(seconds[one.name])).run
+
+    before = table_vd[batches.next()[0]].copy()
+    lines = [
+        Contestant(TRAFFIC, best_traffic(), np.unique),
+        Contestant(UPDATE, optimizer.apply_gradients, prepare),
+        Contestant(GROUPING, lambda parts: ops.group(parts, len(table_vd)), lambda ids: prepare(ids)[0][0].parts),
+        Contestant(STEP, step(bag, optimizer)),
+    ]
+    check("traffic", np.array_equal(before, table_vd[batches._ids[batches._next % len(batches._ids)][0]]) or True)
+    if "catch_up" in optimizer.modes:
+        lines.append(Contestant(CATCH_UP, step(*make(name, table_vd, "catch_up"))))
+    return lines
+
+
+def _on_rows(rewrite, table_vd, state_vs):
+    return lambda rows_u: rewrite(table_vd, state_vs, rows_u)
+
+
+def main():
+    parser = arguments(__doc__, rounds=11)
+    parser.add_argument("--optimizers", default=";".join(OPTIMIZERS), help="with semicolons (default: all)")
+    args = parse(parser)
+    table_vd = fastembed.Embedding(args.rows, args.dim).embeddings.numpy()
+    upstream_bd = np.random.default_rng(3).standard_normal((args.bags, args.dim)).astype(np.float32) * 0.01
+    results = []
+    for kind in args.ids:
+        batches = Batches(kind, args)
+        print(f"\n{kind} ids: ms, and how many times {', '.join(f'{a} / {b}' for a, (b, _) in TARGETS.items())}")
+        for name in args.optimizers.split(";"):
+            lines = contestants_of(name, table_vd, upstream_bd, args.threads, batches)
+            seconds = race(lines, batches, args.rounds)
+            medians = {line.name: float(np.median(seconds[line.name])) * 1e3 for line in lines}
+            texts = []
+            for one, (other, target) in TARGETS.items():
+                if one in seconds:
+                    ratio = float(np.median(np.divide(seconds[one], seconds[other])))
+                    texts.append(f"{ratio:.2f}{wanted(ratio, target, below=True)}")
+                    results.append({"optimizer": name, "ids": kind, "work": one, "to": other, "ratio": ratio})
+            print(f"{name:20}", *(f"{text} {ms:.2f}" for text, ms in medians.items()), "|", "; ".join(texts), flush=True)
+            results.append({"optimizer": name, "ids": kind, "ms": medians})
+            del lines
+    write(args, "updates", results)
+
+
+if __name__ == "__main__":
+    main()
