@@ -477,9 +477,9 @@ def test_a_save_changes_nothing_of_other_optimizers(path):
     """A table whose rows owe steps to an optimizer that is not in the checkpoint."""
     table, catching = Table((V, D)), optimizers.Adam(untouched="catch_up")
     gradient = IndexedSlices(np.ones((1, D)), [3], (V, D))
-    catching.apply([gradient], [table])
     other = optimizers.SGD()
     other.apply([gradient], [table])
+    catching.apply([gradient], [table])
     for optimizer in (None, other):
         with pytest.raises(ValueError, match="must be the one that lets rows"):
             Checkpoint(table, optimizer).save(path)

@@ -113,8 +113,7 @@ class History:
         return self.now - self.first >= _CAPACITY[self.leaped]
 
     def forget(self):
-        """All rows have caught up, or are frozen: earlier steps are not needed any more."""
-        self.last_v[self.last_v >= (1 if self.idle else 0)] = self.now
+        """All rows have caught up: earlier steps are not needed any more."""
         self.lines = np.zeros_like(self.lines[:256])
         self.first = self.now
 
