@@ -328,7 +328,9 @@ def _fill_variable(variable, saved, kept):
     """Copies the saved weights into a variable, and the learning rates of its rows."""
     debt = getattr(variable, "debt", None)
     if debt is not None and debt is not kept:  # of another optimizer: its steps were for other rows
+        debt.pay(None)
         debt.forget(None)
+        variable.debt = None
     np.copyto(_memory(variable), saved.pop("weights"))  # a file is mapped no longer than it is needed
     if not isinstance(variable, Table):
         return

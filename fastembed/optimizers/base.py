@@ -38,7 +38,7 @@ class _Variable:
         self.parts = ops.state_parts(self.step, table_vd.shape[1])
         self.state_vs = _new_state(len(table_vd), self.parts, optimizer.initial())
         self.weight_decay = optimizer.decay_of(self)
-        self.own = optimizer.begin(table_vd, self.ndim, self.weight_decay)
+        self.own = {**optimizer.begin(table_vd, self.ndim, self.weight_decay), "all_rows": False}
         self.moves = optimizer.at_rest == "weights" or self.weight_decay > 0  # without a gradient
         self.history = self._new_history(optimizer)
         self.average_vd = self.averaged_v = None
@@ -212,8 +212,8 @@ class _Variable:
         return numbers, arrays
 
     def restored(self, numbers, arrays, optimizer):
-        """A copy that is what snapshot() gave; memory() is still this one's, and is to be filled. arrays: memory() and
-        the table's `scales` at that time, too.
+        """A copy that is what snapshot() gave; memory() is still this one's, and is to be filled. arrays: memory() at
+        that time, too.
 
         Raises:
             ValueError: the snapshot does not fit the variable.
@@ -235,7 +235,7 @@ class _Variable:
                 history = History(optimizer, history.step, len(self.matrix), self.weight_decay, not leaped)
             if history.leaped != leaped or (leaped and self.row_constraint is not None):
                 raise ValueError("a variable must have the constraint that it had. Received: another one")
-            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"], arrays.get("scales"))
+            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"])
         new.pending = self._restored_pending(numbers.get("pending"), arrays)
         return new
 

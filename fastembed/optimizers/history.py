@@ -121,9 +121,8 @@ class History:
         numbers = {"now": self.now, "first": self.first, "leaped": self.leaped}
         return numbers, self.lines[: self.now - self.first + 1]
 
-    def restored(self, numbers, lines, last_v, scales_v=None):
+    def restored(self, numbers, lines, last_v):
         """A copy with the steps of a snapshot. Its `last_v` is still this one's, and is to become the given one.
-        scales_v: of the rows' learning rates, or None: ones.
 
         Raises:
             ValueError: they do not fit each other, or this history.
@@ -133,11 +132,8 @@ class History:
             raise ValueError(f"the steps of a history must be whole numbers that rise. Received: {first!r} to {now!r}")
         if lines.shape != (now - first + 1, self.lines.shape[1]) or lines.dtype != self.lines.dtype:
             raise ValueError(f"a history must have a line for each step. Received: {lines.shape} for {first} to {now}")
-        catch_up_v = last_v >= (1 if self.idle else 0)
-        if scales_v is not None:
-            catch_up_v &= scales_v != 0  # a frozen row stays at its step
-        earliest = last_v.min(where=catch_up_v, initial=now)
-        if earliest < first or last_v.min(initial=0) < 0 or last_v.max(initial=0) > now:
+        earliest = last_v.min(where=last_v != 0, initial=now) if self.idle else last_v.min(initial=now)
+        if earliest < first or last_v.max(initial=0) > now:
             raise ValueError(f"a row's last step must lie in {first} to {now}. Received: another one")
         new = copy.copy(self)
         new.now, new.first = now, first
