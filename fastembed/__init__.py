@@ -29,6 +29,7 @@ from fastembed import (
 )
 from fastembed._config import show_config
 from fastembed._version import __version__
+from fastembed.checkpoint import Checkpoint
 from fastembed.initializers import set_random_seed
 from fastembed.layers import Embedding, EmbeddingBag
 from fastembed.ragged import Ragged
@@ -39,6 +40,7 @@ from fastembed.table import Table
 from fastembed.threads import get_num_threads, set_num_threads
 
 __all__ = [
+    "Checkpoint",
     "Embedding",
     "EmbeddingBag",
     "IndexedSlices",

@@ -910,6 +910,8 @@ cdef struct Update:               # one variable in one pass
     bint endless                  # or rows drift for ever, all by the same
     double weight_decay
     double decays[FE_PARTS]
+    const float *powers           # decays[p] to the power n at p * num_powers + n
+    int64_t num_powers
     # averages of the weights over the calls
     float *average
     int32_t *averaged             # the last call that a row's average has in it
@@ -1083,7 +1085,8 @@ cdef void leap(const Update *u, float *row, float *state, int32_t since) noexcep
     if u.endless:
         lapse.move[0] = <float>(fade / u.weight_decay if u.weight_decay != 0 else end[TRAVELLED] - start[TRAVELLED])
     for p in range(FE_PARTS):
-        lapse.decay[p] = <float>fe_power(u.decays[p], missed)
+        lapse.decay[p] = (u.powers[p * u.num_powers + missed] if missed < u.num_powers
+                          else <float>fe_power(u.decays[p], missed))
     u.lapse(row, state, u.d, &u.hyper, &lapse)
 
 
@@ -1470,7 +1473,7 @@ cdef class Job:
     cdef const int32_t[:, ::1] arg_bd
     cdef int32_t[::1] last_v, averaged_v
     cdef const double[:, ::1] moments_tm
-    cdef const float[:, ::1] replays_th
+    cdef const float[:, ::1] replays_th, powers_pn
     cdef Groups groups
 
     def __cinit__(self, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step, tuple hyper not None,
@@ -1488,8 +1491,8 @@ cdef class Job:
             if state_vs.shape[0] < u.v:
                 raise ValueError("`state` has fewer rows than the table")
             self.state_vs = state_vs
-            u.state = &state_vs[0, 0] if u.v else NULL
             u.state_width = state_vs.shape[1]
+            u.state = &state_vs[0, 0] if u.v and u.state_width else NULL
         if step >= 0:
             u.step = u.rows.step[step]
             u.replayed = u.step
@@ -1578,8 +1581,8 @@ cdef class Job:
         self.u.replayed = self.u.rows.step[step]
 
     def leaps(self, const double[:, ::1] moments_tm not None, int32_t first, int step, int32_t reach, bint endless,
-              double weight_decay, tuple decays not None):
-        """Missed steps are taken at once, in closed form: see leap()."""
+              double weight_decay, tuple decays not None, const float[:, ::1] powers_pn not None):
+        """Missed steps are taken at once, in closed form: see leap(). powers_pn: decays[p] to the powers 0, 1, ..."""
         cdef int p
         if moments_tm.shape[1] != MOMENT or moments_tm.shape[0] <= self.u.now - first:
             raise ValueError("`moments` has another shape than the steps")
@@ -1589,6 +1592,11 @@ cdef class Job:
         self.u.moments = &moments_tm[0, 0]
         self.u.lapse = self.u.rows.lapse[step]
         self.u.first, self.u.reach, self.u.endless, self.u.weight_decay = first, reach, endless, weight_decay
+        if powers_pn.shape[0] != FE_PARTS or powers_pn.shape[1] == 0:
+            raise ValueError("`powers` has another shape than the parts")
+        self.powers_pn = powers_pn
+        self.u.powers = &powers_pn[0, 0]
+        self.u.num_powers = powers_pn.shape[1]
         for p in range(FE_PARTS):
             self.u.decays[p] = decays[p] if p < len(decays) else 1
 

@@ -543,8 +543,8 @@ class Missed(NamedTuple):
     last_v: int32 array (v,), the last step of each row, 0: none. now: the last step that is done; then: what `last_v`
     becomes. idle: rows that were never touched have missed nothing. Missed steps are those after `first`: `replays`,
     float32 (steps, 14): hyperparameters and weight decay of `step` by which the last `most` of them are taken one after
-    the other; or `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays`: see
-    `leap` in _core.pyx.
+    the other; or `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays` and
+    their `powers` (powers()): see `leap` in _core.pyx.
     """
 
     last_v: np.ndarray
@@ -560,6 +560,14 @@ class Missed(NamedTuple):
     endless: bool = False
     weight_decay: float = 0.0
     decays: tuple = ()
+    powers: np.ndarray | None = None
+
+
+def powers(decays, count=512):
+    """decays[p] to the powers 0, 1, ... count, as `Missed` takes them: float32 (3, count)."""
+    factors_pn = np.ones((3, count))
+    factors_pn[: len(decays), 1:] = np.reshape(decays, (-1, 1))
+    return np.multiply.accumulate(factors_pn, axis=1).astype(np.float32)
 
 
 class Average(NamedTuple):
@@ -609,6 +617,8 @@ def _check_update(table, dim, step, hyper, state):
         check_table(state, "state", writeable=True)
         if state.shape != (len(table), width):
             raise ValueError(f"`state` must have shape {(len(table), width)}. Received: shape {state.shape}")
+    if step in ("adafactor", "adafactor_norm") and "columns" not in hyper:
+        raise ValueError(f"`hyper` must have 'columns' for step {step!r}. Received: {sorted(hyper)}")
     unknown = set(hyper) - set(HYPERPARAMETERS) - {"columns"}
     if unknown:
         raise ValueError(f"`hyper` must have keys of {list(HYPERPARAMETERS)}. Received: {sorted(unknown)}")
@@ -665,7 +675,7 @@ def _set_missed(job, missed, dim):
     if missed.moments is None:
         job.replays(missed.replays, missed.first, _CODES[missed.step], missed.most)
     else:
-        how = missed.reach, missed.endless, missed.weight_decay, missed.decays
+        how = missed.reach, missed.endless, missed.weight_decay, missed.decays, missed.powers
         job.leaps(missed.moments, missed.first, _CODES[missed.step], *how)
 
 

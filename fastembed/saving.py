@@ -41,32 +41,13 @@ def save(layer, path):
         >>> np.load(directory + "/items/embeddings.npy").shape
         (10, 4)
     """
-    path = os.path.abspath(os.fspath(path))
-    if os.path.lexists(path) and not os.path.isfile(os.path.join(path, "config.json")):
-        raise FileExistsError(f"`path` must be free or an earlier save. Received: path={path!r}")
-    parent, name = os.path.split(path)
-    table = layer.embeddings  # made now, if it is not there yet
-    array_vd = table.numpy()
-    in_file = isinstance(array_vd, np.memmap) and array_vd.mode in ("r+", "w+") and array_vd.filename
-    if in_file and os.path.exists(path) and os.path.samefile(os.path.dirname(in_file), path):
-        raise ValueError(f"`path` must not be where the table is trained; it has all changes. Received: path={path!r}")
-    os.makedirs(parent, exist_ok=True)
-    beside = tempfile.mkdtemp(prefix=f".{name}.", suffix=".saving", dir=parent)
-    try:
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o777 & ~umask)
+    with new_directory(path, "config.json") as beside:
+        layer.build()
+        refuse_trained_in(path, [layer.embeddings.memory])
         for weight in layer.weights:
             with weight.lock:
-                _write_array(os.path.join(beside, f"{weight.name}.npy"), weight.numpy())
-        with open(os.path.join(beside, "config.json"), "w", encoding="utf-8") as file:
-            json.dump(_envelope(layer), file, indent=2)
-            _to_disk(file)
-        _directory_to_disk(beside)
-        _put(beside, path)
-        _directory_to_disk(parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)  # what failed, or the save that was replaced
+                write_array(os.path.join(beside, f"{weight.name}.npy"), weight.numpy())
+        write_json(os.path.join(beside, "config.json"), _envelope(layer))
 
 
 def _envelope(layer):
@@ -103,17 +84,7 @@ def load(path, mmap_mode=None, custom_objects=None):
     if mmap_mode not in (None, "r", "r+", "c"):
         raise ValueError(f"`mmap_mode` must be None, 'r', 'r+' or 'c'. Received: mmap_mode={mmap_mode!r}")
     path = os.path.abspath(os.fspath(path))
-    while True:
-        before = _identity(path)
-        try:
-            layer, arrays = _open(path, mmap_mode or "r", custom_objects)
-        except (OSError, ValueError):
-            if _identity(path) == before:
-                raise
-        else:
-            if _identity(path) == before:
-                break
-        # Another process has replaced the save while we opened its files.
+    layer, arrays = of_one_save(path, lambda: _open(path, mmap_mode or "r", custom_objects))
     layer.adopt(_table(arrays["embeddings"], mmap_mode))
     for weight in layer.weights[1:]:
         weight.assign(arrays[weight.name])
@@ -127,6 +98,20 @@ def _table(mapped, mmap_mode):
     table = Table(mapped.shape, mapped.dtype)
     table.assign(mapped)
     return table
+
+
+def of_one_save(path, open_files):
+    """What `open_files()` returns: again, if another process has replaced the directory `path` in the meantime."""
+    while True:
+        before = _identity(path)
+        try:
+            opened = open_files()
+        except (OSError, ValueError):
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return opened
 
 
 def _identity(path):
@@ -156,7 +141,7 @@ def _open(path, mode, custom_objects):
     }
 
 
-def _write_array(path, array_vd):
+def write_array(path, array_vd):
     """np.save in chunks of bytes, without a copy of the array, forced to disk."""
     with open(path, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(array_vd)
@@ -165,11 +150,51 @@ def _write_array(path, array_vd):
         _to_disk(file)
 
 
+def write_json(path, thing):
+    """json.dump, forced to disk."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(thing, file, indent=2)
+        _to_disk(file)
+
+
 def pieces(array_vd):
     """The bytes of a C-contiguous array, in chunks, without a copy."""
     octets = memoryview(array_vd.reshape(-1).view(np.uint8))
     for start in range(0, len(octets), CHUNK):
         yield octets[start : start + CHUNK]
+
+
+def refuse_trained_in(path, arrays):
+    """ValueError for an array that lives, and is trained, in a file of the directory `path`."""
+    for array in arrays:
+        in_file = isinstance(array, np.memmap) and array.mode in ("r+", "w+") and array.filename
+        if in_file and os.path.exists(path) and os.path.samefile(os.path.dirname(in_file), path):
+            raise ValueError(
+                f"`path` must not be where the table is trained; it has all changes. Received: path={str(path)!r}"
+            )
+
+
+@contextlib.contextmanager
+def new_directory(path, marker):
+    """The name of a new directory beside `path`, for the block to put files in that are forced to disk; it then takes
+    the name `path` at one stroke. What is there must be an earlier one, with a file `marker`, and is replaced. After an
+    error the new one is gone, and `path` is as it was."""
+    path = os.path.abspath(os.fspath(path))
+    if os.path.lexists(path) and not os.path.isfile(os.path.join(path, marker)):
+        raise FileExistsError(f"`path` must be free or an earlier save, with a {marker}. Received: path={path!r}")
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    beside = tempfile.mkdtemp(prefix=f".{name}.", suffix=".saving", dir=parent)
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(beside, 0o777 & ~umask)
+        yield beside
+        _directory_to_disk(beside)
+        _put(beside, path)
+        _directory_to_disk(parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # what failed, or the one that was replaced
 
 
 @contextlib.contextmanager

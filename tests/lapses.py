@@ -18,6 +18,6 @@ def lapse(step, table, state, hyper, fade, decay, move):
     lines[0, : len(move)] = move
     lines[1, 6] = math.log1p(-fade)
     last_v = np.zeros(len(table), np.int32)
-    missed = ops.Missed(last_v, 1, 1, False, step, 0, moments=lines, reach=1, decays=decay)
+    missed = ops.Missed(last_v, 1, 1, False, step, 0, moments=lines, reach=1, decays=decay, powers=ops.powers(decay))
     ops.catch_up(table, hyper, state, missed, np.arange(len(table)))
     assert (last_v == 1).all()

@@ -20,7 +20,7 @@ PACKAGE = Path(fastembed.__file__).parent
 FLOORS = [
     {"__init__"},
     {"_config", "formats", "layers"},
-    {"saving"},
+    {"checkpoint", "saving"},
     {"constraints", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
     {"ragged", "slices", "table"},
     {"ops"},

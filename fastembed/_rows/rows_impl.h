@@ -1022,8 +1022,9 @@ enum { NO_X, X_PART, X_SIGN, X_SQRT, X_NORM, X_ROW };
 FE_INLINE void lapse_row(float *w, float *s, size_t d, const fe_hyper *hyper, const fe_lapse *lapse, const int x_is,
                          const size_t wide, const size_t narrow, const size_t m, const size_t v, const int terms)
 {
-    const float fade = lapse->fade, eps = hyper->epsilon, *const move = lapse->move;
+    const float fade = lapse->fade, eps = hyper->epsilon, *const move = lapse->move, *const decay = lapse->decay;
     const float row_root = x_is == X_ROW ? sqrt_float(s[v * d]) : 0;
+    /* x and r are taken before the state decays. */
 #define BODY(V, I)                                                            \
     {                                                                         \
         V change = fade * GET(V, w);                                          \
@@ -1034,18 +1035,18 @@ FE_INLINE void lapse_row(float *w, float *s, size_t d, const fe_hyper *hyper, co
                 V root = ALL(V, row_root);                                    \
                 if (x_is != X_ROW) root = GET(V, s + v * d);                  \
                 if (x_is == X_SQRT) root = SQRT(V, root);                     \
-                const V r = root / (root + eps);                              \
-                x /= root + eps;                                              \
+                const V inverse = 1.0f / (root + eps), r = root * inverse;    \
+                x *= inverse;                                                 \
                 for (int k = terms - 2; k >= 0; k--) sum = sum * r + move[k]; \
             }                                                                 \
             change += sum * x;                                                \
         }                                                                     \
         AT(V, w) -= change;                                                   \
+        for (size_t p = 0; p < wide; p++) AT(V, s + p * d) *= decay[p];       \
     }
-    if (x_is != NO_X || fade != 0) FE_COLUMNS(BODY)
+    if (x_is != NO_X || wide || fade != 0) FE_COLUMNS(BODY)
 #undef BODY
-    for (size_t p = 0; p < wide + narrow; p++)
-        if (lapse->decay[p] != 1) FE_NAME(scale)(s + p * d, lapse->decay[p], p < wide ? d : 1);
+    if (narrow) s[wide * d] *= decay[wide];
 }
 
 #define LAPSE(name, ...)                                                                         \

@@ -20,6 +20,7 @@ static inline double fe_expm1(double x)
 {
     double r, sum = 1, scale;
     int64_t k;
+    if (x == 0) return 0;
     if (!(x > -700)) return -1;
     k = (int64_t)(x * 1.4426950408889634 - 0.5);
     r = (x - (double)k * 6.93147180369123816490e-01) - (double)k * 1.90821492927058770002e-10;

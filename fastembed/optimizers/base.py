@@ -8,6 +8,7 @@ norms are taken, if they are to be clipped -> each pass of the step runs over al
 """
 
 import contextlib
+import copy
 import math
 import re
 import types
@@ -44,7 +45,7 @@ class _Variable:
         if optimizer.use_ema:
             self.average_vd, self.averaged_v = table_vd.copy(), np.full(len(table_vd), optimizer.calls, np.int32)
         self.pending = None  # gradients that wait for the next step: a dense sum, or a list of (rows, values)
-        self.attach()
+        self.hyper = {}  # of its last step
 
     @property
     def matrix(self):
@@ -82,6 +83,11 @@ class _Variable:
         replayed = self.row_constraint is not None or self.scales is not None
         return History(optimizer, optimizer.first_step(self.ndim), len(self.matrix), self.weight_decay, replayed)
 
+    @property
+    def owes(self):
+        """Whether it is the table's debt: rows that are not touched have steps to take."""
+        return self.history is not None and isinstance(self.variable, Table)
+
     def attach(self):
         """Becomes the table's debt, if rows that are not touched have steps to take: look-ups then come here first."""
         if not isinstance(self.variable, Table) or self.variable.debt is self:
@@ -90,7 +96,7 @@ class _Variable:
             self.variable.debt.pay(None)
             self.variable.debt.forget(None)  # frozen rows do not pay
             self.variable.debt = None
-        if self.history is not None:
+        if self.owes:
             self.forget(None)
             self.variable.debt = self
 
@@ -171,6 +177,82 @@ class _Variable:
             return waiting
         rows_n = np.concatenate([rows_u for rows_u, _ in waiting])
         return ops.parts_checked(rows_n, np.concatenate([values_ud for _, values_ud in waiting]))
+
+    # ---- what a checkpoint asks of it ----
+
+    def memory(self):
+        """What it keeps for each row or column: arrays by name, the memory itself."""
+        last_v = None if self.history is None else self.history.last_v
+        arrays = {"state": self.state_vs, "average": self.average_vd, "averaged": self.averaged_v, "last": last_v}
+        arrays |= {f"own.{name}": array for name, array in self.own.items() if isinstance(array, np.ndarray)}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    def snapshot(self):
+        """(numbers, arrays) for a checkpoint, by name: all else that it keeps."""
+        numbers = {"weight_decay": self.weight_decay, "own": _numbers(self.own), "hyper": _numbers(self.hyper)}
+        arrays = {f"hyper.{name}": array for name, array in self.hyper.items() if isinstance(array, np.ndarray)}
+        if self.history is not None:
+            numbers["history"], arrays["lines"] = self.history.snapshot()
+        if isinstance(self.pending, np.ndarray):
+            arrays["pending"] = self.pending
+        elif self.pending is not None:
+            numbers["pending"] = [len(rows_u) for rows_u, _ in self.pending]
+            arrays["pending.rows"] = np.concatenate([rows_u for rows_u, _ in self.pending])
+            arrays["pending.values"] = np.concatenate([values_ud for _, values_ud in self.pending])
+        return numbers, arrays
+
+    def restored(self, numbers, arrays, optimizer):
+        """A copy that is what snapshot() gave; memory() is still this one's, and is to be filled. arrays: memory() and
+        the table's `scales` at that time, too.
+
+        Raises:
+            ValueError: the snapshot does not fit the variable.
+        """
+        if numbers["weight_decay"] != self.weight_decay:
+            raise ValueError(f"`weight_decay` of a variable must be {self.weight_decay}. Received: {numbers}")
+        if numbers["own"].keys() != _numbers(self.own).keys() or ("history" in numbers) != (self.history is not None):
+            raise ValueError(f"{type(optimizer).__name__} must keep of a variable what it kept. Received: {numbers}")
+        new = copy.copy(self)
+        new.own = {**self.own, **_numbers(numbers["own"])}
+        new.hyper = _numbers(numbers["hyper"])
+        for name in arrays:
+            if name.startswith("hyper."):
+                _check_array(arrays[name], self.matrix.shape[1:], np.float32)
+                new.hyper[name.removeprefix("hyper.")] = np.array(arrays[name])
+        if self.history is not None:
+            leaped, history = numbers["history"]["leaped"], self.history
+            if history.leaped != leaped:  # the rows had other learning rates than they have now, or not
+                history = History(optimizer, history.step, len(self.matrix), self.weight_decay, not leaped)
+            if history.leaped != leaped or (leaped and self.row_constraint is not None):
+                raise ValueError("a variable must have the constraint that it had. Received: another one")
+            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"], arrays.get("scales"))
+        new.pending = self._restored_pending(numbers.get("pending"), arrays)
+        return new
+
+    def _restored_pending(self, sizes, arrays):
+        if sizes is None and "pending" not in arrays:
+            return None
+        if sizes is None:
+            _check_array(arrays["pending"], self.matrix.shape, np.float32)
+            return np.array(arrays["pending"])
+        rows_n, values_nd = np.array(arrays["pending.rows"]), np.array(arrays["pending.values"])
+        _check_array(rows_n, (sum(sizes),), np.int64)
+        _check_array(values_nd, (sum(sizes), self.matrix.shape[1]), np.float32)
+        if min(sizes) < 0 or rows_n.min(initial=0) < 0 or rows_n.max(initial=-1) >= len(self.matrix):
+            raise ValueError("gradients that wait must belong to rows of the variable. Received: others")
+        ends = np.cumsum(sizes)[:-1]
+        return list(zip(np.split(rows_n, ends), np.split(values_nd, ends), strict=True))
+
+
+def _check_array(array, shape, dtype):
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"an array must be {dtype.__name__} of shape {shape}. Received: {array.dtype} {array.shape}")
+
+
+def _numbers(kept):
+    """The entries of a dict that are numbers, as Python's."""
+    numbers = {name: value for name, value in kept.items() if not isinstance(value, np.ndarray)}
+    return {name: value if type(value) is int else float(value) for name, value in numbers.items()}
 
 
 class Optimizer(serialization.Configurable):
@@ -398,6 +480,40 @@ class Optimizer(serialization.Configurable):
             self._enter(locks, [kept.variable for kept in known])
             for kept in known:
                 kept.pay(None)
+
+    @contextlib.contextmanager
+    def held(self, variables):
+        """Inside, no other thread takes a step, or lets rows of these variables catch up."""
+        with contextlib.ExitStack() as locks:
+            self._enter(locks, variables)
+            yield
+
+    def settings(self):
+        """All arguments by name but `name` and `learning_rate`: those that a checkpoint compares."""
+        return {argument: getattr(self, argument) for argument in (*BASE, *self._own, *_OURS)}
+
+    def snapshot(self):
+        """(numbers, variables) for a checkpoint: counters by name, and what is kept of each variable."""
+        rate = self._learning_rate if isinstance(self._learning_rate, float) else None
+        return {"calls": self.calls, "skipped": self.skipped, "learning_rate": rate}, [*self._variables.values()]
+
+    def restored(self, variable, numbers, arrays):
+        """What is to be kept of a variable whose snapshot this is; nothing has changed yet."""
+        kept = self._variables.get(id(variable)) or _Variable(variable, self)
+        return kept.restored(numbers, arrays, self)
+
+    def restore(self, numbers, variables):
+        """Becomes what snapshot() gave, with `variables` from restored(), whose tables now owe what they owed then."""
+        self.calls, self.skipped = numbers["calls"], numbers["skipped"]
+        if numbers["learning_rate"] is not None and isinstance(self._learning_rate, float):
+            self.learning_rate = numbers["learning_rate"]
+        for kept in self._variables.values():
+            if getattr(kept.variable, "debt", None) is kept:
+                kept.variable.debt = None
+        self._variables = {id(kept.variable): kept for kept in variables}
+        for kept in variables:
+            if kept.owes:
+                kept.variable.debt = kept
 
     def scale_loss(self, loss):
         """Returns the loss times `loss_scale_factor`."""

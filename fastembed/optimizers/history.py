@@ -10,6 +10,7 @@ step. So each step has a line of coefficients, and every step adds its f to the 
 still move.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -71,6 +72,7 @@ class History:
         self.reach, self.endless = found or (0, False)
         self.most = optimizer.most_replayed
         self.decays = tuple(optimizer.decays()) if self.leaped else ()
+        self.powers = ops.powers(self.decays) if self.leaped else None
         self.lines = np.zeros((256, 8), np.float64) if self.leaped else np.zeros((256, 14), np.float32)
 
     def missed(self, then=None):
@@ -79,7 +81,7 @@ class History:
         about = self.last_v, self.now, then, self.idle, self.step, self.first
         if not self.leaped:
             return ops.Missed(*about, self.lines, self.most)
-        how = self.reach, self.endless, self.weight_decay, self.decays
+        how = self.reach, self.endless, self.weight_decay, self.decays, self.powers
         return ops.Missed(*about, None, self.most, self.lines, *how)
 
     def add(self, optimizer, t, rate, hyper):
@@ -114,3 +116,32 @@ class History:
         """All rows have caught up: earlier steps are not needed any more."""
         self.lines = np.zeros_like(self.lines[:256])
         self.first = self.now
+
+    def snapshot(self):
+        """(numbers, lines) for a checkpoint: all but `last_v`."""
+        numbers = {"now": self.now, "first": self.first, "leaped": self.leaped}
+        return numbers, self.lines[: self.now - self.first + 1]
+
+    def restored(self, numbers, lines, last_v, scales_v=None):
+        """A copy with the steps of a snapshot. Its `last_v` is still this one's, and is to become the given one.
+        scales_v: of the rows' learning rates, or None: ones.
+
+        Raises:
+            ValueError: they do not fit each other, or this history.
+        """
+        now, first = numbers["now"], numbers["first"]
+        if not (type(now) is type(first) is int and 0 <= first <= now < 2**31):
+            raise ValueError(f"the steps of a history must be whole numbers that rise. Received: {first!r} to {now!r}")
+        if lines.shape != (now - first + 1, self.lines.shape[1]) or lines.dtype != self.lines.dtype:
+            raise ValueError(f"a history must have a line for each step. Received: {lines.shape} for {first} to {now}")
+        catch_up_v = last_v >= (1 if self.idle else 0)
+        if scales_v is not None:
+            catch_up_v &= scales_v != 0  # a frozen row stays at its step
+        earliest = last_v.min(where=catch_up_v, initial=now)
+        if earliest < first or last_v.min(initial=0) < 0 or last_v.max(initial=0) > now:
+            raise ValueError(f"a row's last step must lie in {first} to {now}. Received: another one")
+        new = copy.copy(self)
+        new.now, new.first = now, first
+        new.lines = np.zeros((max(256, 1 << (len(lines) - 1).bit_length()), lines.shape[1]), lines.dtype)
+        new.lines[: len(lines)] = lines
+        return new

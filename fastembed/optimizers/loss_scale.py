@@ -76,6 +76,32 @@ class LossScaleOptimizer(Optimizer):
                 self.step_counter += 1
             return applied
 
+    # ---- what a checkpoint asks ------------------------------------------------------------------------------------
+
+    def settings(self):
+        """See `Optimizer.settings`."""
+        own = {name: getattr(self, name) for name in self._own}
+        return {"inner_optimizer": type(self.inner_optimizer).__name__, **own, **self.inner_optimizer.settings()}
+
+    def snapshot(self):
+        """See `Optimizer.snapshot`."""
+        inner, variables = self.inner_optimizer.snapshot()
+        own = {"skipped": self.skipped, "scale": self.scale, "step_counter": self.step_counter}
+        return {**own, "inner_optimizer": inner}, variables
+
+    def restored(self, variable, numbers, arrays):
+        """See `Optimizer.restored`."""
+        return self.inner_optimizer.restored(variable, numbers, arrays)
+
+    def restore(self, numbers, variables):
+        """See `Optimizer.restore`."""
+        self.skipped, self.scale, self.step_counter = (numbers[name] for name in ("skipped", "scale", "step_counter"))
+        self.inner_optimizer.restore(numbers["inner_optimizer"], variables)
+
+    def _enter(self, locks, variables):
+        locks.enter_context(self._lock)
+        self.inner_optimizer._enter(locks, variables)
+
     # ---- all else is the inner optimizer's -------------------------------------------------------------------------
 
     @property
