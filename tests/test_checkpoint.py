@@ -301,7 +301,7 @@ def test_a_history_that_was_forgotten(path, monkeypatch):
 
 @pytest.mark.parametrize("cls", [optimizers.Adam, optimizers.AdamW, optimizers.Ftrl, optimizers.RMSprop])
 def test_frozen_rows_of_a_history_that_was_forgotten(cls, path, monkeypatch):
-    """Their last step lies before the first line."""
+    """They have not paid, and have missed nothing."""
     monkeypatch.setattr(optimizers.history, "_CAPACITY", {True: 5, False: 4})
 
     def freeze(model):
@@ -310,7 +310,8 @@ def test_frozen_rows_of_a_history_that_was_forgotten(cls, path, monkeypatch):
 
     model = goes_on(lambda: Model(cls(0.05, untouched="catch_up")), path, 9, 9, prepare=freeze)
     (kept,) = [one for one in model.optimizer.snapshot()[1] if one.variable is model.bag.embeddings]
-    assert (kept.history.last_v[:8] < kept.history.first).any()
+    last_v = kept.history.last_v[:8]
+    assert ((last_v == 0) | (last_v >= kept.history.first)).all()
 
 
 @pytest.mark.parametrize("mode", ["skip", "catch_up"])
@@ -472,9 +473,9 @@ def test_a_save_changes_nothing_of_other_optimizers(path):
     """A table whose rows owe steps to an optimizer that is not in the checkpoint."""
     table, catching = Table((V, D)), optimizers.Adam(untouched="catch_up")
     gradient = IndexedSlices(np.ones((1, D)), [3], (V, D))
-    catching.apply([gradient], [table])
     other = optimizers.SGD()
     other.apply([gradient], [table])
+    catching.apply([gradient], [table])
     for optimizer in (None, other):
         with pytest.raises(ValueError, match="must be the one that lets rows"):
             Checkpoint(table, optimizer).save(path)

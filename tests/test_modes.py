@@ -270,7 +270,7 @@ def test_long_gaps(name, rng):
 # ---- whatever reads rows ---------------------------------------------------------------------------------------------
 
 
-def behind(rng, cls=Embedding, case="adam", **more):
+def behind(rng, cls=Embedding, case="adam of Keras", **more):
     """A layer whose rows are behind, its optimizer, and the table up to date, from "dense"."""
     layers = []
     start = ref.random_table(rng, V, D)
@@ -556,3 +556,202 @@ def test_errors_of_scales(rng):
     only_state, other = made("rmsprop", untouched="catch_up"), Table((3, 2))
     only_state.apply_gradients([(IndexedSlices(np.ones((1, 2)), [0], (3, 2)), other)])
     other.scale_learning_rate([0], 0.5)
+
+
+# ---- what the base class does with row-sparse gradients --------------------------------------------------------------
+
+
+def summed(ids, values):
+    return ref.gather_gradient((V, D), ids, values)
+
+
+CLIPS = {"clipnorm": 2.0, "global_clipnorm": 2.0, "clipvalue": 0.4, "nothing": None}
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("mode", ["skip", "dense", "catch_up"])
+def test_clipping(clip, mode, rng):
+    """Two tables and a matrix; norms are those of the summed rows; scaled losses are scaled back first."""
+    starts = [ref.random_table(rng, V, D) for _ in range(3)]
+    tables = [Table((V, D)), Table((V, D)), starts[2].copy()]
+    for table, start in zip(tables[:2], starts, strict=False):
+        table.assign(start)
+    most = {} if clip == "nothing" else {clip: CLIPS[clip]}
+    optimizer = optimizers.Adagrad(0.1, untouched=mode, weight_decay=0.1, loss_scale_factor=4.0, **most)
+    optimizer.exclude_from_weight_decay([tables[1]])
+    oracles = [Oracle("adagrad", start, 0.1, decay) for start, decay in zip(starts, (0.1, 0.0, 0.1), strict=True)]
+    for oracle in oracles:
+        oracle.state["accumulator"][:] = 0.1
+        oracle.arguments = {"epsilon": 1e-7}
+    for (ids, values), (ids_2, values_2) in itertools.pairwise(batches(rng, 21)):
+        dense = rng.standard_normal((V, D))
+        pairs = [(slices(ids, values), tables[0]), (slices(ids_2, values_2), tables[1]), (dense, tables[2])]
+        optimizer.apply_gradients([(gradient * np.float32(4), table) for gradient, table in pairs])
+        exact = [summed(ids, values), summed(ids_2, values_2), (dense, range(V))]
+        norms = [np.sqrt((gradient**2).sum()) for gradient, _ in exact]
+        assert min(norms) > 2
+        for (gradient, touched), oracle, norm in zip(exact, oracles, norms, strict=True):
+            if clip == "clipvalue":
+                gradient = np.clip(gradient, -0.4, 0.4)
+            elif clip != "nothing":
+                gradient = gradient * 2.0 / (norm if clip == "clipnorm" else np.sqrt(np.sum(np.square(norms))))
+            oracle.step(gradient, touched if mode == "skip" else range(V))
+    for table, oracle in zip(tables, oracles, strict=True):
+        np.testing.assert_allclose(np.asarray(table), oracle.table, rtol=1e-4, atol=1e-5)
+
+
+def test_decay_is_excluded_by_name():
+    tables = [Table((2, 1), name=name) for name in ("items", "words/embeddings")]
+    for table in tables:
+        table.assign(np.ones((2, 1)))
+    optimizer = optimizers.SGD(0.5, weight_decay=0.5, untouched="dense")
+    optimizer.exclude_from_weight_decay(var_names=["wor.s"])
+    optimizer.apply([IndexedSlices(np.zeros((1, 1)), [0], (2, 1))] * 2, tables)
+    assert [table.numpy().ravel().tolist() for table in tables] == [[0.75, 0.75], [1, 1]]
+    with pytest.raises(ValueError, match="must come before the first step"):
+        optimizer.exclude_from_weight_decay([tables[0]])
+
+
+@pytest.mark.parametrize("kinds", ["sss", "sds", "dss", "ssd", "ddd"])
+@pytest.mark.parametrize("mode", ["skip", "dense", "catch_up"])
+def test_accumulation(mode, kinds, rng):
+    """Row-sparse and dense gradients in any order: the mean of three calls is one step."""
+    table, start = start_of(rng)
+    optimizer = optimizers.Adam(0.05, untouched=mode, gradient_accumulation_steps=3)
+    oracle = Oracle("adam of Keras", start, 0.05)
+    seen = batches(rng, 30)
+    for _ in range(10):
+        total, touched = np.zeros((V, D)), set()
+        for kind in kinds:
+            ids, values = next(seen)
+            before = table.memory.copy()
+            gradient, rows = summed(ids, values)
+            total, touched = total + gradient, touched | (set(range(V)) if kind == "d" else rows)
+            optimizer.apply_gradients([(gradient if kind == "d" else slices(ids, values), table)])
+            waiting = optimizer._known(table).pending
+            if kinds == "sss" and waiting is not None:
+                assert sum(len(rows_u) for rows_u, _ in waiting) <= 2 * 25
+        assert not np.array_equal(table.memory, before)
+        oracle.step(total / 3, touched if mode == "skip" else range(V))
+    assert optimizer.iterations == 10
+    np.testing.assert_allclose(table.numpy(), oracle.table, rtol=1e-4, atol=1e-5)
+
+
+def test_accumulation_of_a_table_that_is_sometimes_absent():
+    """As in Keras: a step is for the variables of its last call, and divides by the number of calls in any case."""
+    tables = [np.zeros((3, 1), np.float32) for _ in range(2)]
+    optimizer = optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    gradient = IndexedSlices(np.full((1, 1), 4.0), [1], (3, 1))
+    optimizer.apply([gradient], [tables[0]])
+    optimizer.apply([gradient, gradient], tables)
+    assert [table[1, 0] for table in tables] == [-4, -2]
+    optimizer.apply([gradient, gradient], tables)
+    optimizer.apply([gradient], [tables[0]])
+    assert [table[1, 0] for table in tables] == [-8, -2]
+
+
+@pytest.mark.parametrize("growth", [1, 2])
+def test_a_scale_that_changes_while_gradients_wait(growth):
+    w, inner = np.zeros(1, np.float32), optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    optimizer = optimizers.LossScaleOptimizer(inner, initial_scale=4.0, dynamic_growth_steps=growth)
+    for number in (1.0, 3.0, 5.0, np.inf, 7.0):
+        optimizer.apply([np.array([number]) * optimizer.scale], [w])
+    assert w.tolist() == [-8]
+    assert optimizer.skipped == 1
+
+
+@pytest.mark.parametrize("overwrite", [None, 4])
+@pytest.mark.parametrize("mode", ["skip", "dense"])
+@pytest.mark.parametrize("case", ["sgd", "adam", "rmsprop", "rowwise", "adafactor", "lamb of Keras"])
+def test_averages(case, mode, overwrite, rng):
+    """Of every row, at every moment: the dense average of what the table was after each call."""
+    table, _ = start_of(rng)
+    optimizer = made(case, untouched=mode, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=overwrite)
+    average = None
+    for t, (ids, values) in enumerate(batches(rng, 30)):
+        optimizer.apply_gradients([(slices(ids, values), table)])
+        now = table.numpy().astype(np.float64)
+        if overwrite and t % overwrite == overwrite - 1:
+            np.testing.assert_array_equal(table.numpy(), optimizer.average(table))
+            average = now
+        else:
+            average = now if average is None else 0.8 * average + 0.2 * now
+        if t % 9 == 5 or t == 29:
+            np.testing.assert_allclose(optimizer.average(table), average, rtol=2e-6, atol=2e-6)
+    optimizer.finalize_variable_values([table])
+    np.testing.assert_allclose(table.numpy(), average, rtol=2e-6, atol=2e-6)
+
+
+# ---- gradients that are not finite -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["upstream", "weights", "dense"])
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
+@pytest.mark.parametrize("mode", ["skip", "dense", "catch_up"])
+def test_nothing_is_written(mode, on_nonfinite, where, bad, rng):
+    bags, other = EmbeddingBag(V, D, "sum", weights=ref.random_table(rng, V, D)), ref.random_table(rng, V, D)
+    optimizer = optimizers.Adam(
+        0.1,
+        untouched=mode,
+        on_nonfinite=on_nonfinite,
+        weight_decay=0.1,
+        gradient_accumulation_steps=2,
+        use_ema=mode != "catch_up",
+    )
+    ids, weights = rng.integers(0, 20, (8, 3)), rng.uniform(0.5, 2, (8, 3)).astype(np.float32)
+    upstream, dense = rng.standard_normal((8, D)).astype(np.float32), rng.standard_normal((V, D))
+
+    def call(at=None):
+        given = {"upstream": upstream.copy(), "weights": weights.copy(), "dense": dense.copy()}
+        if at is not None:
+            given[at][-1, -1] = bad
+        gradient = bags.gradient(ids, given["upstream"], given["weights"])
+        optimizer.apply_gradients([(given["dense"], other), (gradient, bags.embeddings)])
+
+    for _ in range(3):
+        call()
+    kept = optimizer._known(bags.embeddings)
+    arrays = [bags.embeddings.memory, other, *optimizer.variables]
+    arrays += [] if kept.average_vd is None else [kept.average_vd, kept.averaged_v]
+    arrays += [] if kept.history is None else [kept.history.last_v]
+    before, waiting = [array.copy() for array in arrays], copy.deepcopy(kept.pending)
+    if on_nonfinite == "raise":
+        with pytest.raises(ValueError, match="a gradient must be finite"):
+            call(where)
+    else:
+        call(where)
+    assert all(array.tobytes() == old.tobytes() for array, old in zip(arrays, before, strict=True))
+    assert len(waiting) == len(kept.pending) == 1
+    assert all(map(np.array_equal, waiting[0], kept.pending[0]))
+    assert (optimizer.calls, optimizer.iterations, optimizer.skipped) == (3, 1, int(on_nonfinite == "skip"))
+    call()
+    assert optimizer.iterations == 2
+    assert np.isfinite(bags.embeddings.numpy()).all()
+
+
+# ---- many tables in one call -----------------------------------------------------------------------------------------
+
+
+@every_mode
+def test_twenty_tables(case, mode, rng):
+    """The same bits as twenty optimizers."""
+    shapes = [(100 + 7 * i, 1 + 3 * i % 19) for i in range(19)] + [(20_000, 4)]
+    together, alone, one = [], [], made(case, untouched=mode)
+    for v, d in shapes:
+        for made_tables in (together, alone):
+            made_tables.append(Table((v, d)))
+            made_tables[-1].assign(ref.random_table(np.random.default_rng(v), v, d))
+    first = made(case, untouched=mode)
+    first.build([np.zeros((1, 1), np.float32)])  # what is the same for all of them
+    each = [copy.deepcopy(first) for _ in shapes]
+    for _ in range(3):
+        gradients = []
+        for v, d in shapes:
+            ids = ref.random_ids(rng, 60, v)
+            gradients.append(IndexedSlices(rng.standard_normal((60, d)).astype(np.float32), ids, (v, d)))
+        one.apply(gradients, together)
+        for optimizer, gradient, table in zip(each, gradients, alone, strict=True):
+            optimizer.apply([gradient], [table])
+    for table, other in zip(together, alone, strict=True):
+        assert np.array_equal(table.numpy(), other.numpy())
