@@ -9,7 +9,7 @@ whole training step (look-up, gradient, update), and the same with untouched="ca
 
 import numpy as np
 from _bandwidth import rewriters
-from _harness import Batches, Contestant, arguments, check, parse, race, report, wanted, write
+from _harness import Batches, Contestant, arguments, check, parse, race, wanted, write
 
 import fastembed
 from fastembed import ops

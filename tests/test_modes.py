@@ -382,7 +382,7 @@ def test_bad_ids_lose_nothing(bad, rng):
     close(layer.embeddings.numpy(), expected)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"])
 def test_copies_go_on(copied, rng):
     layer, optimizer, expected = behind(rng)
     other, other_optimizer = copied((layer, optimizer))
@@ -396,7 +396,7 @@ def test_copies_go_on(copied, rng):
     assert np.abs(layer.embeddings.numpy() - expected).min() > 0
 
 
-SECOND = [(optimizers.SGD, "skip"), (optimizers.Adam, "skip"), (optimizers.Adam, "dense"), (optimizers.Adam, "catch_up")]
+SECOND = [(optimizers.SGD, "skip"), *((optimizers.Adam, mode) for mode in ("skip", "dense", "catch_up"))]
 
 
 @pytest.mark.parametrize(("make", "mode"), SECOND, ids=str)
@@ -505,7 +505,7 @@ def test_unfrozen_rows_have_missed_nothing(case, capacity, rng, monkeypatch):
 
 
 def test_averages_and_frozen_rows(rng):
-    table, start = start_of(rng)
+    table, _ = start_of(rng)
     optimizer = optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=3)
     for t, (ids, values) in enumerate(batches(rng, 12)):
         if t == 4:
