@@ -35,9 +35,17 @@ def fall(start):
     return fastembed.schedules.InverseTimeDecay(start, decay_steps=STEPS, decay_rate=1.0)
 
 
+PLANS = {}
+
+
 def made(case, **more):
     _, make, arguments, rate = CASES[case]
-    return make(**{"learning_rate": rate, **arguments, **more})
+    optimizer = make(**{"learning_rate": rate, **arguments, **more})
+    if optimizer.untouched == "catch_up":  # plans take their time, and are the same for all tests of a case
+        key = (case, *(more.get(name) for name in ("beta_1", "beta_2")))
+        config = {name: value for name, value in optimizer.get_config().items() if name != "learning_rate"}
+        optimizer.plan = config, PLANS[key] if key in PLANS else PLANS.setdefault(key, history.plan(optimizer))
+    return optimizer
 
 
 class Oracle:
@@ -231,8 +239,8 @@ def long_gaps(name, rng):
     before = oracle.copy()
     for t in range(1, last + 1):
         gradient = np.zeros((v, D), np.float32)
-        rows = np.concatenate([group for group, gap in zip(groups, GAPS, strict=True) if 0 <= last - gap - t < 5] + [[]])
-        rows = rows.astype(int)
+        touched = [rows for rows, missed in zip(groups, GAPS, strict=True) if 0 <= last - missed - t < 5]
+        rows = np.concatenate([*touched, np.zeros(0, int)])
         gradient[rows] = rng.standard_normal((len(rows), D))
         optimizer.apply([slices(rows, gradient[rows], v)], [w])
         oracle -= decay * 0.01 * oracle
@@ -382,10 +390,11 @@ def test_bad_ids_lose_nothing(bad, rng):
     close(layer.embeddings.numpy(), expected)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"])
-def test_copies_go_on(copied, rng):
+@pytest.mark.parametrize("pickled", [False, True])
+def test_copies_go_on(pickled, rng):
     layer, optimizer, expected = behind(rng)
-    other, other_optimizer = copied((layer, optimizer))
+    pair = (layer, optimizer)
+    other, other_optimizer = pickle.loads(pickle.dumps(pair)) if pickled else copy.deepcopy(pair)
     for one, table in ((optimizer, layer.embeddings), (other_optimizer, other.embeddings)):
         for ids in ([1, 2], [8], [8]):
             one.apply_gradients([(IndexedSlices(np.ones((len(ids), D)), ids, (V, D)), table)])
@@ -460,7 +469,7 @@ CONSTRAINED = {"free": None, "rows": constraints.UnitNorm(axis=1), "whole": cons
 @pytest.mark.filterwarnings("ignore:.*takes norms over all rows")
 def test_frozen_rows(case, mode, constraint, dense, rng):
     """Not a bit of them changes; state neither."""
-    if constraint == "whole" and mode == "catch_up":
+    if (constraint == "whole" and mode == "catch_up") or (constraint == "rows" and dense):
         return
     table = Table((V, D), constraint=CONSTRAINED[constraint])
     table.assign(ref.random_table(rng, V, D))
