@@ -1127,7 +1127,7 @@ cdef inline void take_steps(const Update *u, float **rows, float **states, const
         u.rows.fade(rows, n, u.d, u.fade * scale)
     if u.step != NULL:
         u.step(rows, states, grads, n, u.d, hyper, sums)
-    if u.constraint.kind:
+    if u.constraint.kind and u.step != NULL:   # what rows have missed has satisfied it already
         u.rows.constrain(rows, n, u.d, &u.constraint, 1)
 
 

@@ -137,6 +137,45 @@ def test_sparse_steps(mode, name, rng, table):
     assert np.abs(weight - table).max() > 0.01
 
 
+LONG = {
+    **SPARSE,
+    # With this epsilon the two places of it are 1e-9 apart, relative to steps.
+    "Adagrad, epsilon": (
+        optimizers.Adagrad(0.1, initial_accumulator_value=0.1, epsilon=1e-10),
+        lambda w: torch.optim.Adagrad(w, lr=0.1, initial_accumulator_value=0.1, eps=1e-10),
+    ),
+    "SparseAdam, defaults": (
+        optimizers.Adam(0.01, epsilon=1e-8),
+        lambda w: torch.optim.SparseAdam(w, lr=0.01, betas=(0.9, 0.999), eps=1e-8),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_fifty_sparse_steps(name, rng, table):
+    """Every batch has rows many times, and rows pause for many steps; value and state."""
+    ours, make = LONG[name]
+    ours = type(ours).from_config(ours.get_config())
+    layer, theirs = Embedding(V, D, weights=table), torch.nn.Embedding(V, D, sparse=True, _weight=tensor(table))
+    optimizer = make(theirs.parameters())
+    for step in range(50):
+        ids = ref.random_ids(rng, 60, 10 + step % 9 * 5)
+        assert len(np.unique(ids)) < 40
+        upstream = rng.standard_normal((60, D)).astype(np.float32)
+        ours.apply_gradients([(layer.gradient(ids, upstream), layer.embeddings)])
+        optimizer.zero_grad()
+        theirs(tensor(ids)).backward(tensor(upstream))
+        optimizer.step()
+    weight = theirs.weight.detach().numpy()
+    np.testing.assert_allclose(layer.embeddings.numpy(), weight, rtol=2e-4, atol=2e-5)
+    assert np.array_equal(weight[V - 9 :], table[V - 9 :])
+    state = optimizer.state[theirs.weight]
+    for name, key in (("accumulator", "sum"), ("momentum", "exp_avg"), ("velocity", "exp_avg_sq")):
+        if key in state:
+            actual = ours.state(layer.embeddings)[name]
+            np.testing.assert_allclose(actual, state[key].numpy(), rtol=2e-4, atol=1e-6)
+
+
 # Dense gradients: torch's momentum keeps lr out of the buffer, which is the same while lr does not change.
 DENSE = {
     "momentum": (optimizers.SGD(0.1, momentum=0.9), lambda w: torch.optim.SGD(w, lr=0.1, momentum=0.9)),
@@ -195,8 +234,8 @@ def test_fbgemm(name, pooling, weighted, rng, splits, fbgemm):
     theirs = fbgemm(table, name, pooling.upper(), learning_rate=0.1, eps=1e-6)
     ours = {"EXACT_SGD": optimizers.SGD(0.1), "EXACT_ROWWISE_ADAGRAD": optimizers.RowwiseAdagrad(0.1, epsilon=1e-6)}
     layer, optimizer = EmbeddingBag(V, 16, pooling, weights=table), ours[name]
-    for batch in range(5):
-        ids = ref.random_ids(rng, N, V - 20 + 2 * batch)
+    for batch in range(50):
+        ids = ref.random_ids(rng, N, V - 20 + 2 * (batch % 5))
         weights = rng.uniform(0.5, 2, N).astype(np.float32) if weighted else None
         upstream = rng.standard_normal((B, 16)).astype(np.float32)
         bags = Ragged(ids, splits)

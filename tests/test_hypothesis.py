@@ -143,6 +143,65 @@ def test_one_step_of_sgd(bag, rate):
     assert np.array_equal(layer.embeddings.numpy()[untouched], table[untouched])
 
 
+MODES = [
+    ("momentum", optimizers.SGD, {"momentum": 0.75}),
+    ("adagrad", optimizers.Adagrad, {"initial_accumulator_value": 0.0}),
+    ("rowwise_rmsprop", optimizers.RowwiseRMSprop, {"epsilon": 1e-3}),
+    ("adam", optimizers.Adam, {"epsilon": 1e-3}),
+    ("adamax", optimizers.Adamax, {"epsilon": 1e-3}),
+    ("ftrl", optimizers.Ftrl, {"initial_accumulator_value": 0.0, "learning_rate_power": -0.5}),
+    ("partial_rowwise_adam", optimizers.PartialRowwiseAdam, {"epsilon": 1e-3}),
+    ("rowwise_lars", optimizers.RowwiseLARS, {"weight_decay": 0.1, "eta": 0.1}),
+]
+
+
+@same
+@given(st.lists(bags(), min_size=1, max_size=3), st.sampled_from(MODES), st.booleans(), st.booleans(), seeds)
+def test_modes(made, optimizer, decays, pooled, seed):
+    """Several steps of one table: "skip" is the oracle, and "catch_up" is "dense" up to rounding, whatever is read."""
+    step, make, arguments = optimizer
+    table = made[0][0]
+    (v, d), given_here = table.shape, {**arguments, "learning_rate": 0.125}
+    decay = 0.25 if decays and make.decoupled else 0.0
+    if decay:
+        given_here["weight_decay"] = decay
+    layers = {mode: EmbeddingBag(v, d, made[0][5]) for mode in ("skip", "dense", "catch_up")}
+    trained = {mode: make(untouched=mode, **given_here) for mode in layers}
+    for layer in layers.values():
+        layer.embeddings.numpy()[...] = table
+    expected, state = table.astype(np.float64), ref.initial_state(step, (v, d))
+    of_step = {name: value for name, value in arguments.items() if name in ref.ARGUMENTS}
+    of_step |= {"trust_coefficient": arguments["eta"]} if "eta" in arguments else {}
+    rng = np.random.default_rng(seed)
+    for t, (_, given_ids, ids, splits, *_) in enumerate(made, 1):
+        ids = ids % v
+        given_ids = ids.astype(rng.choice(["int32", "int64", "uint8"]))
+        if pooled:
+            upstream = rng.uniform(0.5, 2, (len(splits) - 1, d)).astype(np.float32)
+        else:
+            upstream = rng.uniform(0.5, 2, (len(ids), d)).astype(np.float32)
+        dense = touched = None
+        for mode, layer in layers.items():
+            if pooled:
+                gradient = layer.gradient(Ragged(given_ids, splits), upstream)
+            else:
+                gradient = IndexedSlices(upstream, given_ids, (v, d))
+            if mode == "skip":
+                dense, touched = ref.gather_gradient((v, d), gradient.indices, gradient.values)
+            elif layer.combiner == "max" and pooled:
+                gradient = IndexedSlices(gradient.values, gradient.indices, (v, d))
+            trained[mode].apply_gradients([(gradient, layer.embeddings)])
+        expected[sorted(touched)] -= decay * 0.125 * expected[sorted(touched)]
+        ref.step(step, expected, state, dense, sorted(touched), t, 0.125, **of_step)
+        if layers["skip"].combiner == "max" and pooled:
+            break  # from here on the largest element may be another one
+        looked = rng.integers(0, v, 3)
+        np.testing.assert_allclose(layers["catch_up"].embeddings[looked], layers["dense"].embeddings[looked], **CLOSE)
+    np.testing.assert_allclose(layers["skip"].embeddings.numpy(), expected, rtol=1e-3, atol=1e-3)
+    a, b = layers["dense"].embeddings.numpy(), layers["catch_up"].embeddings.numpy()
+    np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
+
+
 @same
 @given(sizes, dims, st.lists(seeds, min_size=1, max_size=3), st.floats(-4, 4, width=16))
 def test_arithmetic_of_slices(v, d, seed_of_each, factor):

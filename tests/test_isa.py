@@ -117,3 +117,50 @@ def test_unknown(name, run_python):
     """
     expected = f"FASTEMBED_ISA must be one of {ops.usable_isas()} here. Received: FASTEMBED_ISA={name!r}\n"
     assert run_python(program, FASTEMBED_ISA=name) == expected
+
+
+MODES = """
+    import hashlib
+    import json
+
+    import fastembed
+    import numpy as np
+    import reference as ref
+    import test_modes
+    from fastembed import ops
+
+    digests = {"isa": ops.isa}
+    for case, mode in test_modes.MODES:
+        for d in (7, 33):
+            rng = np.random.default_rng(d)
+            table = fastembed.Table((40, d))
+            table.assign(ref.random_table(rng, 40, d))
+            table.freeze([3])
+            optimizer = test_modes.made(case, untouched=mode, weight_decay=0.1, clipnorm=3.0)
+            for t in range(12):
+                ids = ref.random_ids(rng, 20, 3 + 3 * t)
+                values = rng.standard_normal((20, d)).astype(np.float32)
+                optimizer.apply([fastembed.IndexedSlices(values, ids, (40, d))], [table])
+                if t == 4:
+                    table.unfreeze([3])
+            arrays = [table[[1, 9, 39]], table.numpy(), *optimizer.variables]
+            optimizer.catch_up()
+            arrays += optimizer.variables
+            digests[f"{case} {mode} {d}"] = hashlib.sha256(b"".join(x.tobytes() for x in arrays)).hexdigest()
+    print(json.dumps(digests))
+"""
+
+
+@pytest.fixture(scope="module")
+def digests_of_modes():
+    """What each instruction set gave; filled by the test below."""
+    return {}
+
+
+@pytest.mark.parametrize("isa", ops.usable_isas())
+def test_same_bits_in_all_modes(isa, digests_of_modes, run_python):
+    found = json.loads(run_python(MODES, FASTEMBED_ISA=isa))
+    assert found.pop("isa") == isa
+    assert len(found) > 2 * 60
+    expected = digests_of_modes.setdefault("first", found)
+    assert [name for name in found if found[name] != expected[name]] == []

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 import reference as ref
+from test_modes import every_mode, made
 
 import fastembed
 from fastembed import Embedding, EmbeddingBag, IndexedSlices, initializers, ops, optimizers
@@ -126,6 +127,28 @@ def test_training(make, rng, zipf, same_bits):
             out = layer(ids)
             optimizer.apply_gradients([(layer.gradient(ids, out + upstream), layer.embeddings)])
         return [out, layer.embeddings.numpy(), *optimizer.variables]
+
+    same_bits(work)
+
+
+@every_mode
+def test_optimizers(case, mode, rng, same_bits):
+    """Three steps of a table, look-ups and a plain array; the norm is clipped, all rows are read at the end."""
+    v, d = 8000, 9
+    start, bias = ref.random_table(rng, v, d), ref.random_table(rng, v, d)
+    batches = [(ref.random_ids(rng, 9000, v), rng.standard_normal((9000, d)).astype(np.float32)) for _ in range(3)]
+
+    def work():
+        table, array = fastembed.Table((v, d)), bias.copy()
+        table.assign(start)
+        table.freeze([0, 5, v - 1])
+        table.unfreeze([0])
+        optimizer = made(case, untouched=mode, clipnorm=1.0, weight_decay=0.1)
+        for ids, values in batches:
+            optimizer.apply([IndexedSlices(values, ids, (v, d)), values[:v]], [table, array])
+            looked = table[ids[::7]]
+        optimizer.catch_up()
+        return [looked, table.numpy(), array, *optimizer.variables]
 
     same_bits(work)
 

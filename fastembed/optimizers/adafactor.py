@@ -89,10 +89,10 @@ class Adafactor(Optimizer):
         beta_2 = float(np.float32(1 - t**self.beta_2_decay))
         return {"learning_rate": min(rate, 1 / math.sqrt(t)), "beta_2": beta_2, "epsilon": self.epsilon_1}
 
-    def passes(self, t, rate, own):
+    def passes(self, t, rate, own, all_rows):
         hyper = self.hyper(t, rate)
         factored, size, kept = "c" in own, max(own["size"], 1), (1 - own["weight_decay"] * rate) ** 2
-        if own["all_rows"]:  # else rows decay that take the step, and it is seen when it is done
+        if all_rows:  # else rows decay that take the step, and it is seen when it is done
             own["w_squares"] *= kept
         if factored:
             old, new, *columns = yield "adafactor_squares", hyper
@@ -110,7 +110,7 @@ class Adafactor(Optimizer):
         hyper["learning_rate"] *= max(self.epsilon_2, math.sqrt(own["w_squares"] / size))
         hyper["learning_rate"] /= max(1.0, math.sqrt(u_squares / size) / self.clip_threshold)
         old, new = yield self.step(2 if factored else 1), hyper
-        own["w_squares"] = _replaced(own["w_squares"], old if own["all_rows"] else old / kept, new)
+        own["w_squares"] = _replaced(own["w_squares"], old if all_rows else old / kept, new)
 
 
 def _replaced(total, old, new):

@@ -351,6 +351,7 @@ class Optimizer(serialization.Configurable):
     at_rest = "weights"
     idle = True  # but it changes nothing of a row that was never touched
 
+    plan = None  # what history.plan gave, and for which config
     most_replayed = 2**31 - 1  # how many of the steps that a row has missed make a difference: the last ones
 
     def step(self, ndim=2):
@@ -381,10 +382,9 @@ class Optimizer(serialization.Configurable):
     def refresh(self, table_vd, own):
         """The table was changed by something else than passes(): brings what begin() made up to date."""
 
-    def passes(self, t, rate, own):
+    def passes(self, t, rate, own, all_rows):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
-        begin() gave for the variable, to be kept up to date; if it gave any, "all_rows" is whether the step is for all
-        of them."""
+        begin() gave for the variable, to be kept up to date. all_rows: whether rows without a gradient decay."""
         yield self.step(), self.hyper(t, rate)
 
     def decays(self):
@@ -642,10 +642,10 @@ class Optimizer(serialization.Configurable):
         t, rate = self.iterations + 1, self.learning_rate
         factors = self._clip_factors(work, factor)
         limit = self.clipvalue or math.inf
-        for kept, gradient, _ in work:
-            if kept.own:
-                kept.own["all_rows"] = self.untouched != "skip" or isinstance(gradient, np.ndarray)
-        passes = [self.passes(t, rate, kept.own) for kept, _, _ in work]
+        every_row = self.untouched != "skip"
+        passes = [
+            self.passes(t, rate, kept.own, every_row or isinstance(gradient, np.ndarray)) for kept, gradient, _ in work
+        ]
         results = [None] * len(work)
         for number in range(max([kept.num_passes for kept, _, _ in work], default=0)):
             updates, sent = [], []

@@ -41,7 +41,7 @@ class Lamb(Moments):
     def num_passes(self, ndim):
         return 2
 
-    def passes(self, t, rate, own):
+    def passes(self, t, rate, own, all_rows):
         hyper = self.hyper(t, rate)
         w_squares, u_squares = yield "lamb_moments", hyper
         ratio = math.sqrt(w_squares) / math.sqrt(u_squares) if w_squares > 0 and u_squares > 0 else 1.0
