@@ -13,6 +13,7 @@ rows too. The ids are those of the text in both: it has fewer subwords than 2,00
 """
 
 import argparse
+import datetime
 import pathlib
 import sys
 import sysconfig
@@ -36,10 +37,12 @@ SEED = 1
 WORDS = 512  # of a step: few, so that most rows miss most steps
 WINDOW = 50  # steps whose losses are averaged
 CHECKED = 30  # steps after which "catch_up" and "dense" are compared
-CLOSE = 1e-4  # how far their tables may be apart then, in units of the way that the table has moved
-SAME_LOSS = 2e-3  # and their losses, at any time, in units of the loss: rounding grows in a training
+# How far their tables may be apart then, in units of the way that they have moved, both in root mean square: where parts
+# of a gradient cancel, Adam makes much of the rounding of single elements.
+CLOSE = 1e-5
+SAME_LOSS = 1e-4  # and their losses, at any time, in units of the loss: rounding grows in a training
 RATES = {"Adam": 0.01, "SGD, momentum": 0.01}  # by --search
-GRID = {"Adam": (0.003, 0.01, 0.03, 0.1), "SGD, momentum": (0.003, 0.01, 0.02, 0.03)}
+GRID = {"Adam": (0.003, 0.01, 0.03, 0.1), "SGD, momentum": (0.003, 0.01, 0.03)}
 COLORS = {"dense": "#e08a1e", "catch_up": "#1f6fb2", "skip": "#3c8f4f"}
 LINES = {"dense": {"lw": 4, "alpha": 0.5}, "catch_up": {"lw": 1.2}, "skip": {"lw": 1.5, "ls": "--"}}
 
@@ -89,10 +92,12 @@ def check_modes(corpus, rows, name):
             training.step()
     for number, start_vd in enumerate(start):
         dense, catch_up, skip = (trainings[mode].tables[number].numpy() for mode in ("dense", "catch_up", "skip"))
-        way = np.abs(dense - start_vd).max()
-        off, other = np.abs(catch_up - dense).max() / way, np.abs(skip - dense).max() / way
+        way = np.linalg.norm(dense - start_vd)
+        off, other = np.linalg.norm(catch_up - dense) / way, np.linalg.norm(skip - dense) / way
         check(f"{name}: catch_up against dense", off <= CLOSE, f"(table {number}: {off:.2g} of the way)")
-        check(f"{name}: skip is something else", other > 10 * CLOSE, f"(table {number}: {other:.2g} of the way)")
+        check(f"{name}: skip is something else", other > 100 * CLOSE, f"(table {number}: {other:.2g} of the way)")
+        what = ("subwords", "contexts")[number]
+        print(f"{name}, {what}, after {CHECKED} steps: from dense, catch_up is {off:.1g} of the way, skip {other:.1g}")
 
 
 def step_times(corpus, rows, name, warm, rounds):
@@ -118,18 +123,20 @@ def search(corpus, rows, steps):
     print(f"the mean loss of steps {steps - WINDOW + 1} to {steps}; table {rows:,} x {example.DIM}")
     for name, rates in GRID.items():
         for rate in rates:
-            last = {mode: losses(Training(corpus, rows, name, mode, rate), steps)[0][-1] for mode in ("dense", "skip")}
-            print(f"{name:16} rate {rate:<6g} " + "  ".join(f"{m} {value:.3f}" for m, value in last.items()), flush=True)
+            trainings = {mode: Training(corpus, rows, name, mode, rate) for mode in ("dense", "skip")}
+            last = [f"{mode} {losses(training, steps)[0][-1]:.3f}" for mode, training in trainings.items()]
+            print(f"{name:16} rate {rate:<6g} {'  '.join(last)}", flush=True)
 
 
 def draw(curves, times, sizes, note, path):
     """Two panels: losses against steps, and milliseconds as bars."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), width_ratios=(1.25, 1), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), width_ratios=(1.4, 1), layout="constrained")
     for name, by_mode in curves.items():
         for mode, means in by_mode.items():
             left.plot(WINDOW * (np.arange(len(means)) + 0.5), means, color=COLORS[mode], **LINES[mode])
-        lowest = min(by_mode.values(), key=lambda means: means[-1])
-        left.annotate(name, (WINDOW * len(lowest), lowest[-1]), (0, -14), textcoords="offset points", ha="right")
+        end = by_mode["dense"]
+        left.annotate(name, (WINDOW * len(end), end[-1]), (2, 0), textcoords="offset points", va="center", fontsize=9)
+    left.set_xlim(0, 1.18 * WINDOW * len(end))
     left.set_title(f"Loss: mean of {WINDOW} steps; table {sizes[0]:,} x {example.DIM}", fontsize=10, loc="left")
     left.set_xlabel("steps", fontsize=9)
     names = list(times)
@@ -196,7 +203,7 @@ def main():
         print(f"{name}, {RATES[name]:g}: {mode:9}".ljust(32) + "".join(f"{number:>15}" for number in numbers))
     corpus_name = args.corpus.name if args.corpus else f"Python {sysconfig.get_python_version()}'s standard library"
     threads = fastembed.get_num_threads()
-    note = f"word vectors of {corpus_name}, {WORDS} words a step; {processor()}, {threads} threads"
+    note = f"word vectors of {corpus_name}, {WORDS} words a step; {processor()}, {threads} threads, {datetime.date.today()}"
     draw(curves, times, sizes, note, args.output)
     return None
 
