@@ -37,8 +37,8 @@ SEED = 1
 WORDS = 512  # of a step: few, so that most rows miss most steps
 WINDOW = 50  # steps whose losses are averaged
 CHECKED = 30  # steps after which "catch_up" and "dense" are compared
-# How far their tables may be apart then, in units of the way that they have moved, both in root mean square: where parts
-# of a gradient cancel, Adam makes much of the rounding of single elements.
+# How far their tables may be apart then, in units of the way that they have moved, both in root mean square: where the
+# parts of a gradient cancel, Adam makes much of the rounding of single elements.
 CLOSE = 1e-5
 SAME_LOSS = 1e-4  # and their losses, at any time, in units of the loss: rounding grows in a training
 RATES = {"Adam": 0.01, "SGD, momentum": 0.01}  # by --search
@@ -180,7 +180,7 @@ def main():
     fastembed.set_num_threads(args.threads)
     words, sizes, warm, rounds = 8_000_000, (100_000, example.ROWS), 150, 15
     if args.quick:
-        words, sizes, warm, rounds, args.steps = 200_000, (5_000, 50_000), 10, 2, 2 * WINDOW
+        words, sizes, warm, rounds, args.steps = 200_000, (5_000, 50_000), 10, 2, 3 * WINDOW
     corpus = example.read_corpus(args.corpus, np.random.default_rng(SEED), words, min_count=5)
     if args.search:
         return search(corpus, sizes[0], args.steps)
@@ -202,8 +202,8 @@ def main():
         numbers = [f"{means[third]:.3f}" for third in thirds] + [f"{small:.2f}", f"{large:.2f}"]
         print(f"{name}, {RATES[name]:g}: {mode:9}".ljust(32) + "".join(f"{number:>15}" for number in numbers))
     corpus_name = args.corpus.name if args.corpus else f"Python {sysconfig.get_python_version()}'s standard library"
-    threads = fastembed.get_num_threads()
-    note = f"word vectors of {corpus_name}, {WORDS} words a step; {processor()}, {threads} threads, {datetime.date.today()}"
+    machine = f"{processor()}, {fastembed.get_num_threads()} threads, {datetime.date.today()}"
+    note = f"word vectors of {corpus_name}, {WORDS} words a step; {machine}"
     draw(curves, times, sizes, note, args.output)
     return None
 
