@@ -136,7 +136,7 @@ def draw(curves, times, sizes, note, path):
             left.plot(WINDOW * (np.arange(len(means)) + 0.5), means, color=COLORS[mode], **LINES[mode])
         end = by_mode["dense"]
         left.annotate(name, (WINDOW * len(end), end[-1]), (2, 0), textcoords="offset points", va="center", fontsize=9)
-    left.set_xlim(0, 1.18 * WINDOW * len(end))
+    left.set_xlim(0, 1.25 * WINDOW * len(end))
     left.set_title(f"Loss: mean of {WINDOW} steps; table {sizes[0]:,} x {example.DIM}", fontsize=10, loc="left")
     left.set_xlabel("steps", fontsize=9)
     names = list(times)
