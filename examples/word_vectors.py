@@ -100,7 +100,22 @@ def keep_frequent(text_n, names, min_count):
     return text_n[text_n >= 0], [names[i] for i in order_v], counts_v[order_v]
 
 
-def subword_ids(word):
+def read_corpus(path, rng, limit, min_count):
+    """The text of a file or folder (None: of Python's standard library), its files in random order: see
+    `keep_frequent`."""
+    root = path or Path(sysconfig.get_paths()["stdlib"])
+    files = corpus_files(root, "" if path else ".py")
+    files = [files[i] for i in rng.permutation(len(files))]
+    text_n, names = read_words(files, limit)
+    read = len(text_n)
+    text_n, names, counts_v = keep_frequent(text_n, names, min_count)
+    if len(names) < 20:
+        fail(f"too little text in {root}: {read} words; {len(names)} occur {min_count} times, and 20 must")
+    print(f"corpus: {root} (files: {len(files):,}), {read:,} words read, vocabulary {len(names):,}")
+    return text_n, names, counts_v
+
+
+def subword_ids(word, rows=ROWS):
     """Rows of the table for a word: hashes (FNV-1a) of "<word>" and of its n-grams of 3 to 6 characters."""
     text = f"<{word}>"
     grams = [text[i : i + n] for n in range(3, 7) for i in range(len(text) - n + 1) if n < len(text)]
@@ -109,7 +124,7 @@ def subword_ids(word):
         code = 2166136261
         for octet in gram.encode():
             code = (code ^ octet) * 16777619 & 0xFFFFFFFF
-        ids.append(code % ROWS)
+        ids.append(code % rows)
     return ids
 
 
@@ -143,13 +158,13 @@ def sigmoid(x):
     return 0.5 + 0.5 * np.tanh(0.5 * x)
 
 
-def step(bag, contexts, optimizer, subwords, sampler):
-    """One training step on BATCH words; returns the loss of a pair.
+def step(bag, contexts, optimizer, subwords, sampler, size=BATCH):
+    """One training step on `size` words, a multiple of SHARED; returns the loss of a pair.
 
     Suffixes: b words of the batch, o words around each, g groups of s words with s random words, d dimensions.
     """
-    words_b, around_bo = sampler.places(BATCH)
-    noise_gs = sampler.noise((BATCH // SHARED, SHARED))
+    words_b, around_bo = sampler.places(size)
+    noise_gs = sampler.noise((size // SHARED, SHARED))
     bags = subwords[words_b]
 
     word_bd = bag(bags)
@@ -282,15 +297,8 @@ def run(args):
     fastembed.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
 
-    root = args.corpus or Path(sysconfig.get_paths()["stdlib"])
-    files = corpus_files(root, "" if args.corpus else ".py")
-    files = [files[i] for i in rng.permutation(len(files))]
-    text_n, names = read_words(files, 600_000 if args.quick else float("inf"))
-    read = len(text_n)
-    text_n, names, counts_v = keep_frequent(text_n, names, args.min_count)
-    if len(names) < 20:
-        fail(f"too little text in {root}: {read} words; {len(names)} occur {args.min_count} times, and 20 must")
-    print(f"corpus: {root} (files: {len(files):,}), {read:,} words read, vocabulary {len(names):,}")
+    limit = 600_000 if args.quick else float("inf")
+    text_n, names, counts_v = read_corpus(args.corpus, rng, limit, args.min_count)
 
     # Every fiftieth piece of the text is held out.
     held_n = np.arange(len(text_n)) // min(1000, -(-len(text_n) // 50)) % 50 == 0
