@@ -3,8 +3,8 @@
 May import: fastembed, _harness, _bandwidth. Do not break: the traffic is measured in the same turns, on the same memory
 and rows: it reads and rewrites each distinct row and its state once, and needs the best prefetch of nine.
 
-Lines: the traffic; the update of a row-sparse gradient of the sum of bags; grouping alone, which is a part of it; then a
-whole training step (look-up, gradient, update), and the same with untouched="catch_up".
+Lines: the traffic; the update of a row-sparse gradient of the sum of bags; grouping alone, which is a part of it; then
+a whole training step (look-up, gradient, update), and the same with untouched="catch_up".
 """
 
 import numpy as np
@@ -107,7 +107,8 @@ def main():
                     ratio = float(np.median(np.divide(seconds[one], seconds[other])))
                     texts.append(f"{ratio:.2f}{wanted(ratio, target, below=True)}")
                     results.append({"optimizer": name, "ids": kind, "work": one, "to": other, "ratio": ratio})
-            print(f"{name:20}", *(f"{text} {ms:.2f}" for text, ms in medians.items()), "|", "; ".join(texts), flush=True)
+            times = " ".join(f"{text} {ms:.2f}" for text, ms in medians.items())
+            print(f"{name:20} {times} | {'; '.join(texts)}", flush=True)
             results.append({"optimizer": name, "ids": kind, "ms": medians})
             del lines
     write(args, "updates", results)

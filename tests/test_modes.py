@@ -4,6 +4,9 @@ Do not break: the oracle is reference.py in float64; "dense" is the oracle with 
 Bounds of "catch_up" are relative to the way that a row has moved; each was measured, and stands with its number.
 """
 
+import copy
+import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import reference as ref
 from test_optimizers import ACCUMULATORS, BETAS, CASES, EPSILONS
 
 import fastembed
-from fastembed import IndexedSlices, Table, constraints, optimizers
+from fastembed import Embedding, EmbeddingBag, IndexedSlices, Ragged, Table, constraints, optimizers, regularizers
 from fastembed.optimizers import history
 
 V, D, STEPS = 32, 6, 50

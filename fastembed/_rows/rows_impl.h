@@ -1055,14 +1055,14 @@ FE_INLINE void lapse_row(float *const *rows, float *const *states, size_t d, con
     if (narrow) s[wide * d] *= decay[wide];
 }
 
-#define LAPSE(name, ...)                                                                                      \
+#define LAPSE(name, ...)                                                                                         \
     static void FE_NAME(lapse_##name)(float *const *rows, float *const *states, size_t d, const fe_hyper *hyper, \
-                                      const fe_lapse *lapse)                                                  \
-    {                                                                                                         \
-        if (fe_near)                                                                                          \
-            lapse_row(rows, states, d, hyper, lapse, 1, __VA_ARGS__);                                         \
-        else                                                                                                  \
-            lapse_row(rows, states, d, hyper, lapse, 0, __VA_ARGS__);                                         \
+                                      const fe_lapse *lapse)                                                     \
+    {                                                                                                            \
+        if (fe_near)                                                                                             \
+            lapse_row(rows, states, d, hyper, lapse, 1, __VA_ARGS__);                                            \
+        else                                                                                                     \
+            lapse_row(rows, states, d, hyper, lapse, 0, __VA_ARGS__);                                            \
     }
 LAPSE(fade, NO_X, 0, 0, 0, 0, 1)
 LAPSE(number, NO_X, 0, 1, 0, 0, 1)

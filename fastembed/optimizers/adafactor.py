@@ -76,7 +76,7 @@ class Adafactor(Optimizer):
         return 3 if ndim == 2 else 2
 
     def begin(self, table_vd, ndim, weight_decay):
-        own = {"size": table_vd.size, "w_squares": ops.sums(table_vd)[1], "weight_decay": weight_decay, "all_rows": True}
+        own = {"size": table_vd.size, "w_squares": ops.sums(table_vd)[1], "weight_decay": weight_decay}
         if ndim == 2:
             own |= {"r_sum": 0.0, "c": np.zeros(table_vd.shape[1])}
         return own

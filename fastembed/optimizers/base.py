@@ -38,7 +38,7 @@ class _Variable:
         self.parts = ops.state_parts(self.step, table_vd.shape[1])
         self.state_vs = _new_state(len(table_vd), self.parts, optimizer.initial())
         self.weight_decay = optimizer.decay_of(self)
-        self.own = {**optimizer.begin(table_vd, self.ndim, self.weight_decay), "all_rows": False}
+        self.own = optimizer.begin(table_vd, self.ndim, self.weight_decay)
         self.moves = optimizer.at_rest == "weights" or self.weight_decay > 0  # without a gradient
         self.history = self._new_history(optimizer)
         self.average_vd = self.averaged_v = None
@@ -776,8 +776,8 @@ def _check_gradient(gradient, variable):
 
 
 def _group(gradients, variables):
-    """The groups of each gradient of these variables; None for a dense one. What the last look-up grouped is not grouped
-    again."""
+    """The groups of each gradient of these variables; None for a dense one. What the last look-up has grouped is not
+    grouped again."""
     debts = [getattr(variable, "debt", None) for variable in variables]
     found = [
         debt.groups_of(gradient) if debt is not None and isinstance(gradient, ops.Parts) else None
