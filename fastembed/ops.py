@@ -661,11 +661,13 @@ def _zero_row(dim):
     return _zeros if dim <= len(_zeros) else np.zeros(dim, np.float32)
 
 
-def _job(update):
-    """An Update, checked before, for the core; and how many bytes it will touch, about."""
+def _job(update, known):
+    """An Update, checked before, for the core; and how many bytes it will touch, about. known: numbers() by id."""
     table, gradient, step, hyper, state, groups, constraint = update[:7]
     rows = None if constraint is None else tuple(constraint)
-    job = _core.Job(table, state, -1 if step is None else _CODES[step], numbers(hyper), rows)
+    if id(hyper) not in known:
+        known[id(hyper)] = numbers(hyper)
+    job = _core.Job(table, state, -1 if step is None else _CODES[step], known[id(hyper)], rows)
     touched = len(table)
     if isinstance(gradient, Parts):
         upstream_bd = gradient.upstream_bd
@@ -706,7 +708,8 @@ def _set_missed(job, missed, dim):
 
 def run(updates):
     """Does a list of `Update`s, checked before, together. Returns for each what its step has summed up, a list."""
-    jobs = [_job(update) for update in updates]
+    known = {}
+    jobs = [_job(update, known) for update in updates]
     return _core.run_jobs([job for job, _ in jobs], threads_for(sum(work for _, work in jobs)))
 
 
@@ -723,9 +726,12 @@ def catch_up(table, hyper, state, missed, groups, scales=None, constraint=None):
 
 def finite(gradient):
     """Whether all numbers of Parts or of a float32 array are finite."""
-    arrays = (gradient.upstream_bd, gradient.weights_n) if isinstance(gradient, Parts) else (gradient,)
-    flat = [array.reshape(-1) for array in arrays if array is not None]
-    return all(_core.finite(array, threads_for(array.nbytes)) for array in flat)
+    if not isinstance(gradient, Parts):
+        return _core.finite(gradient.reshape(-1), threads_for(gradient.nbytes))
+    upstream_bd, weights_n = gradient.upstream_bd, gradient.weights_n
+    if weights_n is not None and not _core.finite(weights_n, threads_for(weights_n.nbytes)):
+        return False
+    return _core.finite(upstream_bd.reshape(-1), threads_for(upstream_bd.nbytes))
 
 
 def update(table, parts, step, hyper, state=None, groups=None, constraint=None):

@@ -327,6 +327,7 @@ class Optimizer(serialization.Configurable):
         self.skipped = 0  # of those that did not, as a gradient was not finite
         self._excluded = (set(), None)  # from weight decay: ids of variables, a pattern of names
         self._variables = {}  # by id(variable)
+        self._hyper = None  # the hyperparameters of the step that is being taken
         self._lock = Lock()
 
     def __getstate__(self):
@@ -385,7 +386,9 @@ class Optimizer(serialization.Configurable):
     def passes(self, t, rate, own, all_rows):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
         begin() gave for the variable, to be kept up to date. all_rows: whether rows without a gradient decay."""
-        yield self.step(), self.hyper(t, rate)
+        if self._hyper is None:  # the same for all variables
+            self._hyper = self.hyper(t, rate)
+        yield self.step(), self._hyper
 
     def decays(self):
         """What steps without a gradient multiply each part of the state by, in order; None: there is no closed form."""
@@ -640,35 +643,22 @@ class Optimizer(serialization.Configurable):
     def _step(self, work, factor):
         """The passes of one step, each over all variables together. work: (kept, gradient, groups)."""
         t, rate = self.iterations + 1, self.learning_rate
+        self._hyper = None
         factors = self._clip_factors(work, factor)
-        limit = self.clipvalue or math.inf
         every_row = self.untouched != "skip"
         passes = [
             self.passes(t, rate, kept.own, every_row or isinstance(gradient, np.ndarray)) for kept, gradient, _ in work
         ]
         results = [None] * len(work)
         for number in range(max([kept.num_passes for kept, _, _ in work], default=0)):
-            updates, sent = [], []
-            for i, (kept, gradient, groups) in enumerate(work):
-                if number >= kept.num_passes:
-                    continue
-                first, last = number == 0, number == kept.num_passes - 1
+            these = [i for i, (kept, _, _) in enumerate(work) if number < kept.num_passes]
+            updates = []
+            for i in these:
                 step, hyper = passes[i].send(results[i])
-                how = {"factor": factors[i], "limit": limit, "everywhere": self._is_everywhere(kept, gradient)}
-                if first:
-                    kept.hyper = hyper
-                    how["fade"] = kept.weight_decay * rate
-                    how["missed"] = kept.history and kept.history.missed()
-                if last:
-                    how["constraint"] = kept.row_constraint
-                if self.use_ema and (first or last):
-                    takes = 1.0 if t == 1 else 1 - self.ema_momentum
-                    how["average"] = ops.Average(
-                        kept.average_vd, kept.averaged_v, self.calls, self.ema_momentum, takes if last else -1.0
-                    )
-                updates.append(kept.update(gradient, groups, step, hyper, **how))
-                sent.append(i)
-            for i, sums in zip(sent, ops.run(updates), strict=True):
+                if number == 0:
+                    work[i][0].hyper = hyper
+                updates.append(self._update(*work[i], step, hyper, factors[i], number, t, rate))
+            for i, sums in zip(these, ops.run(updates), strict=True):
                 results[i] = sums
         for i, (kept, _, _) in enumerate(work):
             with contextlib.suppress(StopIteration):
@@ -685,11 +675,32 @@ class Optimizer(serialization.Configurable):
                     kept.project()
                 self.refresh(kept.matrix, kept.own)
 
-    def _is_everywhere(self, kept, gradient):
-        """Whether rows without a gradient take a step, too."""
-        if self.untouched != "dense" or isinstance(gradient, np.ndarray):
-            return False
-        return self.at_rest != "nothing" or kept.weight_decay > 0 or kept.row_constraint is not None
+    def _update(self, kept, gradient, groups, step, hyper, factor, number, t, rate):
+        """Pass `number` over the rows of a variable, for `ops.run`. What comes before the step comes in the first pass,
+        and what comes after it in the last."""
+        first, last = number == 0, number == kept.num_passes - 1
+        everywhere, average, constraint = False, None, kept.row_constraint
+        if self.untouched == "dense" and not isinstance(gradient, np.ndarray):
+            everywhere = self.at_rest != "nothing" or kept.weight_decay > 0 or constraint is not None
+        if self.use_ema and (first or last):
+            takes = -1.0 if not last else 1.0 if t == 1 else 1 - self.ema_momentum
+            average = ops.Average(kept.average_vd, kept.averaged_v, self.calls, self.ema_momentum, takes)
+        return ops.Update(
+            kept.matrix,
+            gradient,
+            step,
+            hyper,
+            kept.state_vs,
+            groups,
+            constraint if last else None,
+            everywhere,
+            factor,
+            self.clipvalue or math.inf,
+            kept.weight_decay * rate if first else 0.0,
+            kept.scales,
+            kept.history.missed() if first and kept.history is not None else None,
+            average,
+        )
 
     def _clip_factors(self, work, factor):
         """What each gradient is multiplied by, with the norms clipped."""
