@@ -12,11 +12,12 @@ import copy
 import math
 import re
 import types
+import weakref
 
 import numpy as np
 
 from fastembed import ops, schedules, serialization
-from fastembed.optimizers.history import History
+from fastembed.optimizers.history import REPLAY, History
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table
 from fastembed.threads import Lock
@@ -26,10 +27,11 @@ MODES = ("skip", "dense", "catch_up")
 
 class _Variable:
     """A variable under training: its memory as a matrix, the state of its rows (a float32 row for each), and what else
-    the optimizer keeps of it. For its table it is the debt: the steps that rows have not taken yet."""
+    the optimizer keeps of it. For its table it is the debt: the steps that rows have not taken yet. So the table holds
+    it, and it holds the table weakly (the optimizer does so for good): memory is free as soon as nobody needs it."""
 
     def __init__(self, variable, optimizer):
-        self.variable = variable
+        self.bind(variable)
         self.name = getattr(variable, "name", "")
         self.ndim = 2 if isinstance(variable, Table) else variable.ndim
         table_vd = self.matrix
@@ -47,6 +49,18 @@ class _Variable:
         self.pending = None  # gradients that wait for the next step: a dense sum, or a list of (rows, values)
         self.hyper = {}  # of its last step
         self.looked = None  # the Parts of the last look-up that came here, and their groups
+
+    def bind(self, variable):
+        """Belongs to this variable from now on."""
+        self._variable = weakref.ref(variable)
+
+    @property
+    def variable(self):
+        """The Table or array."""
+        return self._variable()
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "_variable"}
 
     @property
     def matrix(self):
@@ -133,7 +147,11 @@ class _Variable:
 
     def check_scales(self, scales_n):
         """Missed steps can be leaped only where all rows have one learning rate."""
-        if self.moves and self.history.leaped and self.history.now and not np.isin(scales_n, (0, 1)).all():
+        if not self.moves or self.history.plan == REPLAY or np.isin(scales_n, (0, 1)).all():
+            return
+        if self.history.now == 0:
+            self.history.replay_only()
+        else:
             raise ValueError(
                 "`scale` must be 0 or 1 after the first step with untouched='catch_up'; set others before it. "
                 f"Received: scale={scales_n}"
@@ -223,6 +241,7 @@ class _Variable:
         if numbers["own"].keys() != _numbers(self.own).keys() or ("history" in numbers) != (self.history is not None):
             raise ValueError(f"{type(optimizer).__name__} must keep of a variable what it kept. Received: {numbers}")
         new = copy.copy(self)
+        new.bind(self.variable)
         new.own = {**self.own, **_numbers(numbers["own"])}
         new.hyper = _numbers(numbers["hyper"])
         for name in arrays:
@@ -230,11 +249,10 @@ class _Variable:
                 _check_array(arrays[name], self.matrix.shape[1:], np.float32)
                 new.hyper[name.removeprefix("hyper.")] = np.array(arrays[name])
         if self.history is not None:
-            leaped, history = numbers["history"]["leaped"], self.history
-            if history.leaped != leaped:  # the rows had other learning rates than they have now, or not
-                history = History(optimizer, history.step, len(self.matrix), self.weight_decay, not leaped)
-            if history.leaped != leaped or (leaped and self.row_constraint is not None):
-                raise ValueError("a variable must have the constraint that it had. Received: another one")
+            # Whether its rows have learning rates of their own is in the checkpoint, too.
+            replayed = self.row_constraint is not None
+            history = History(optimizer, self.history.step, len(self.matrix), self.weight_decay, replayed)
+            history.last_v = self.history.last_v
             new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"])
         new.pending = self._restored_pending(numbers.get("pending"), arrays)
         return new
@@ -326,20 +344,23 @@ class Optimizer(serialization.Configurable):
         self.calls = 0  # of apply_gradients that counted
         self.skipped = 0  # of those that did not, as a gradient was not finite
         self._excluded = (set(), None)  # from weight decay: ids of variables, a pattern of names
-        self._variables = {}  # by id(variable)
+        self._variables = {}  # what is kept of each, by id(variable)
+        self._held = {}  # the variables themselves
         self._hyper = None  # the hyperparameters of the step that is being taken
         self._lock = Lock()
 
     def __getstate__(self):
         for kept in self._variables.values():
             kept.pay(None)
-        return {**self.__dict__, "_variables": list(self._variables.values())}
+        return {**self.__dict__, "_variables": list(self._variables.values()), "_held": list(self._held.values())}
 
     def __setstate__(self, state):
-        kept = {id(kept.variable): kept for kept in state["_variables"]}
-        self.__dict__.update(state, _variables=kept)
-        for one in kept.values():
-            one.attach()
+        self.__dict__.update(state)
+        self._held = {id(variable): variable for variable in state["_held"]}
+        self._variables = dict(zip(self._held, state["_variables"], strict=True))
+        for kept, variable in zip(self._variables.values(), self._held.values(), strict=True):
+            kept.bind(variable)
+            kept.attach()
 
     # ---- what a subclass says of itself ----------------------------------------------------------------------------
 
@@ -525,6 +546,7 @@ class Optimizer(serialization.Configurable):
             if getattr(kept.variable, "debt", None) is kept:
                 kept.variable.debt = None
         self._variables = {id(kept.variable): kept for kept in variables}
+        self._held = {id(kept.variable): kept.variable for kept in variables}
         for kept in variables:
             if kept.owes:
                 kept.variable.debt = kept
@@ -568,6 +590,7 @@ class Optimizer(serialization.Configurable):
         if kept is None:
             _check_variable(variable)
             kept = self._variables[id(variable)] = _Variable(variable, self)
+            self._held[id(variable)] = variable
         kept.attach()
         return kept
 
@@ -644,6 +667,9 @@ class Optimizer(serialization.Configurable):
         """The passes of one step, each over all variables together. work: (kept, gradient, groups)."""
         t, rate = self.iterations + 1, self.learning_rate
         self._hyper = None
+        for kept, _, _ in work:
+            if kept.weight_decay * rate >= 1:
+                raise ValueError(f"`weight_decay` times `learning_rate` must be below 1. Received: {self!r}")
         factors = self._clip_factors(work, factor)
         every_row = self.untouched != "skip"
         passes = [

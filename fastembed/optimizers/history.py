@@ -12,6 +12,7 @@ still move.
 
 import copy
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,28 +28,41 @@ _FARTHEST = 1 << 14  # steps that a row may drift for, to be leaped
 _CAPACITY = {True: 1 << 20, False: 1 << 14}  # lines (leaped: 64 bytes, replayed: 56) before all rows catch up
 
 
+class Plan(NamedTuple):
+    """Which missed steps are leaped: those from number `leap_from` on; earlier ones are replayed (math.inf: all are).
+    reach: for how many steps rows drift after their last one; endless: or that they do so for ever."""
+
+    leap_from: float
+    reach: int = 0
+    endless: bool = False
+
+
+REPLAY = Plan(math.inf)
+
+
 def plan(optimizer):
-    """(reach, endless): for how many steps rows drift after their last one, or that they do so for ever; None where
-    missed steps have to be replayed."""
+    """The Plan of an optimizer's steps without a gradient."""
     if optimizer.decays() is None:
-        return None
+        return REPLAY
     n_k1 = np.arange(1.0, _FARTHEST + 1)[:, None]
     far_r = np.linspace(0, 1, 65)[None, :]
-    reach = 1
-    for t in (1, 2, 5, 20, 100, 1000, 10**6):
+    reach, leap_from = 1, math.inf
+    for t in (10**6, 10_000, 3000, 1000, 300, 100, 20, 5, 2, 1):
         drift_kr = np.broadcast_to(optimizer.drift(t, 1.0, n_k1, far_r), (len(n_k1), far_r.size))
         if not drift_kr.any():
+            leap_from = t
             continue
         if (drift_kr == drift_kr[:1, :1]).all():
-            return 0, True
+            return Plan(1, 0, True)
         moves = np.abs(drift_kr).max(1) > _NEGLIGIBLE * np.abs(drift_kr[0]).max()
         reach = max(reach, int(np.flatnonzero(moves)[-1]) + 1)
         way_r = drift_kr.sum(0)
         values_kp = np.broadcast_to(optimizer.drift(t, 1.0, n_k1, _NODES_P), (len(n_k1), _TERMS))
         fitted_r = np.polynomial.polynomial.polyval(far_r[0], values_kp.sum(0) @ _TO_TERMS_PP)
         if reach == _FARTHEST or not np.allclose(fitted_r, way_r, TOLERANCE, 0):
-            return None
-    return reach, False
+            break
+        leap_from = t
+    return Plan(leap_from, reach) if leap_from < math.inf else REPLAY
 
 
 def _plan_of(optimizer):
@@ -74,27 +88,38 @@ class History:
     def __init__(self, optimizer, step, num_rows, weight_decay, replayed):
         self.step, self.weight_decay = step, weight_decay
         self.last_v = np.zeros(num_rows, np.int32)
-        self.now = self.first = 0
+        self.now = 0
         self.idle = optimizer.idle and not weight_decay
-        found = None if replayed else _plan_of(optimizer)
-        self.leaped = found is not None
-        self.reach, self.endless = found or (0, False)
+        self.plan = REPLAY if replayed else _plan_of(optimizer)
         self.most = optimizer.most_replayed
-        self.decays = tuple(optimizer.decays()) if self.leaped else ()
-        self.powers = ops.powers(self.decays) if self.leaped else None
+        self.decays = tuple(optimizer.decays() or ())
+        self.powers = ops.powers(self.decays)
+        self.t = optimizer.iterations  # the optimizer's number of the last step
+        self._begin()
+
+    def _begin(self):
+        """Room for the lines of steps to come."""
+        self.first = self.now
+        self.leaped = self.t + 1 >= self.plan.leap_from
         self.lines = np.zeros((256, 8), np.float64) if self.leaped else np.zeros((256, 14), np.float32)
+
+    def replay_only(self):
+        """Before the first step: missed steps will be replayed."""
+        self.plan = REPLAY
+        self._begin()
 
     def missed(self):
         """How rows catch up with step `now`, for `ops`."""
         about = self.last_v, self.now, self.idle, self.step, self.first
         if not self.leaped:
             return ops.Missed(*about, self.lines, self.most)
-        how = self.reach, self.endless, self.weight_decay, self.decays, self.powers
+        how = self.plan.reach, self.plan.endless, self.weight_decay, self.decays, self.powers
         return ops.Missed(*about, None, self.most, self.lines, *how)
 
     def add(self, optimizer, t, rate, hyper):
         """Step t of the optimizer is done: one more step of this variable."""
         self.now += 1
+        self.t = t
         at = self.now - self.first
         if at == len(self.lines):
             self.lines = np.concatenate([self.lines, np.zeros_like(self.lines)])
@@ -104,10 +129,10 @@ class History:
             return
         self.lines[at, :_TERMS] = 0
         self.lines[at, _TERMS] = self.lines[at - 1, _TERMS] + math.log1p(-fade)
-        if self.endless:
+        if self.plan.endless:
             self.lines[at, _TERMS + 1] = self.lines[at - 1, _TERMS + 1] + float(optimizer.drift(t, rate, 1, 0))
             return
-        back = min(self.reach, at)
+        back = min(self.plan.reach, at)
         n_k1 = np.arange(back, 0.0, -1)[:, None]
         drift_kp = np.broadcast_to(optimizer.drift(t, rate, n_k1, _NODES_P), (back, _TERMS))
         window_kp = self.lines[at - back : at, :_TERMS]
@@ -117,17 +142,18 @@ class History:
 
     @property
     def full(self):
-        """Whether all rows should catch up now, so that `forget` makes room."""
-        return self.now - self.first >= _CAPACITY[self.leaped]
+        """Whether all rows should catch up now, so that `forget` makes room, or rows can leap from now on."""
+        can_leap = self.t + 1 >= self.plan.leap_from and not self.leaped
+        return can_leap or self.now - self.first >= _CAPACITY[self.leaped]
 
     def forget(self):
         """All rows have caught up: earlier steps are not needed any more."""
-        self.lines = np.zeros_like(self.lines[:256])
-        self.first = self.now
+        self._begin()
 
     def snapshot(self):
         """(numbers, lines) for a checkpoint: all but `last_v`."""
-        numbers = {"now": self.now, "first": self.first, "leaped": self.leaped}
+        leap_from = self.plan.leap_from if self.plan != REPLAY else None
+        numbers = {"now": self.now, "first": self.first, "t": self.t, "leaped": self.leaped, "leap_from": leap_from}
         return numbers, self.lines[: self.now - self.first + 1]
 
     def restored(self, numbers, lines, last_v):
@@ -137,14 +163,19 @@ class History:
             ValueError: they do not fit each other, or this history.
         """
         now, first = numbers["now"], numbers["first"]
+        new = copy.copy(self)
+        new.plan = REPLAY if numbers["leap_from"] is None else self.plan
+        new.t = numbers["t"]
+        new._begin()
+        if new.leaped != numbers["leaped"] or numbers["leap_from"] not in (None, self.plan.leap_from):
+            raise ValueError("a variable must have the constraint that it had. Received: another one")
         if not (type(now) is type(first) is int and 0 <= first <= now < 2**31):
             raise ValueError(f"the steps of a history must be whole numbers that rise. Received: {first!r} to {now!r}")
-        if lines.shape != (now - first + 1, self.lines.shape[1]) or lines.dtype != self.lines.dtype:
+        if lines.shape != (now - first + 1, new.lines.shape[1]) or lines.dtype != new.lines.dtype:
             raise ValueError(f"a history must have a line for each step. Received: {lines.shape} for {first} to {now}")
         earliest = last_v.min(where=last_v != 0, initial=now) if self.idle else last_v.min(initial=now)
         if earliest < first or last_v.max(initial=0) > now:
             raise ValueError(f"a row's last step must lie in {first} to {now}. Received: another one")
-        new = copy.copy(self)
         new.now, new.first = now, first
         new.lines = np.zeros((max(256, 1 << (len(lines) - 1).bit_length()), lines.shape[1]), lines.dtype)
         new.lines[: len(lines)] = lines
