@@ -407,8 +407,6 @@ class Optimizer(serialization.Configurable):
     def passes(self, t, rate, own, all_rows):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
         begin() gave for the variable, to be kept up to date. all_rows: whether rows without a gradient decay."""
-        if self._hyper is None:  # the same for all variables
-            self._hyper = self.hyper(t, rate)
         yield self.step(), self._hyper
 
     def decays(self):
@@ -638,24 +636,27 @@ class Optimizer(serialization.Configurable):
             gradients = [_check_gradient(gradient, variable) for gradient, variable in pairs]
             all_groups = _group(gradients, [variable for _, variable in pairs])
             if not all(map(ops.finite, gradients)):
-                if self.on_nonfinite == "raise":
-                    raise ValueError(f"a gradient must be finite. Received: {_explain_nonfinite(pairs, gradients)}")
-                self.skipped += 1
-                return False
+                return self._refuse(_explain_nonfinite(pairs, gradients))
             known = [self._keep(variable) for _, variable in pairs]
             steps = self.gradient_accumulation_steps or 1
+            takes_step = (self.calls + 1) % steps == 0
+            if takes_step:
+                self._prepare(known)
             if steps > 1:  # `factor` may be another one at the next call
                 for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
                     kept.add_pending(gradient, groups, factor)
-                if (self.calls + 1) % steps == 0:
+                if takes_step:
                     gradients = [kept.take_pending() for kept in known]
                     all_groups = _group(gradients, [kept.variable for kept in known])
                     for kept in self._variables.values():
                         kept.pending = None
                 factor = 1.0
-            if (self.calls + 1) % steps == 0:
-                factor /= steps * (self.loss_scale_factor or 1.0)
-                self._step([*zip(known, gradients, all_groups, strict=True)], factor)
+            if takes_step:
+                work = [*zip(known, gradients, all_groups, strict=True)]
+                factors = self._clip_factors(work, factor / (steps * (self.loss_scale_factor or 1.0)))
+                if not np.isfinite(factors).all():
+                    return self._refuse("a norm of gradients that is not finite")
+                self._step(work, factors)
             if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
                 for kept in self._variables.values():
                     kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
@@ -663,14 +664,24 @@ class Optimizer(serialization.Configurable):
             self.calls += 1
             return True
 
-    def _step(self, work, factor):
-        """The passes of one step, each over all variables together. work: (kept, gradient, groups)."""
+    def _refuse(self, reason):
+        """A gradient is not finite: what `on_nonfinite` says."""
+        if self.on_nonfinite == "raise":
+            raise ValueError(f"a gradient must be finite. Received: {reason}")
+        self.skipped += 1
+        return False
+
+    def _prepare(self, known):
+        """The hyperparameters of the step to come; whatever may be wrong with them is found now."""
         t, rate = self.iterations + 1, self.learning_rate
-        self._hyper = None
-        for kept, _, _ in work:
+        for kept in known:
             if kept.weight_decay * rate >= 1:
                 raise ValueError(f"`weight_decay` times `learning_rate` must be below 1. Received: {self!r}")
-        factors = self._clip_factors(work, factor)
+        self._hyper = self.hyper(t, rate)
+
+    def _step(self, work, factors):
+        """The passes of one step, each over all variables together. work: (kept, gradient, groups)."""
+        t, rate = self.iterations + 1, self.learning_rate
         every_row = self.untouched != "skip"
         passes = [
             self.passes(t, rate, kept.own, every_row or isinstance(gradient, np.ndarray)) for kept, gradient, _ in work
@@ -729,7 +740,7 @@ class Optimizer(serialization.Configurable):
         )
 
     def _clip_factors(self, work, factor):
-        """What each gradient is multiplied by, with the norms clipped."""
+        """What each gradient is multiplied by, with the norms clipped; NaN where a norm is not finite."""
         norm = self.clipnorm or self.global_clipnorm
         if not norm:
             return [factor] * len(work)
@@ -737,7 +748,7 @@ class Optimizer(serialization.Configurable):
         norms = [factor * math.sqrt(sums[0]) for sums in squares]
         if self.global_clipnorm:
             norms = [math.hypot(*norms)] * len(work)
-        return [factor * norm / max(norm, one) for one in norms]
+        return [factor * norm / max(norm, one) if one < math.inf else math.nan for one in norms]
 
     def get_config(self):
         """Keras 3's keys; ours beside them where they are not the default."""
