@@ -69,6 +69,8 @@ cdef extern from "_rows/rows.h" nogil:
                        const float **rows) noexcept nogil
         void (*copy)(const float **rows, size_t n, size_t d, float *out, int stream) noexcept nogil
         void (*sum)(const float **rows, const float *w, size_t n, size_t d, float *out, int flags) noexcept nogil
+        void (*runs)(const float **parts, const float *w, const int64_t *begins, int64_t first, size_t n, size_t d,
+                     float *sums, const float **grads) noexcept nogil
         void (*sum_where)(const float **rows, const int32_t **args, const int32_t *index, const float *w, size_t n,
                           size_t d, float *out, int add) noexcept nogil
         void (*max)(const float **rows, const float *w, size_t n, size_t d, float *out, int32_t *arg, int32_t first,
@@ -816,11 +818,11 @@ cdef void sort_worker(void *job, int me) noexcept nogil:
     cdef Sorts *sorts = <Sorts *>job
     cdef int64_t i = fe_next(&sorts.next)
     while i < sorts.count:
-        if not is_large(sorts.sorts[i]) and not sorts.sorts[i].bad:
+        if not is_large(sorts.sorts[i]):
             sort_keys(sorts.sorts[i], 0, 1)
         i = fe_next(&sorts.next)
-    for i in range(sorts.count):
-        if is_large(sorts.sorts[i]) and not sorts.sorts[i].bad:
+    for i in range(sorts.count):           # all threads come to the same barriers, whatever the ids are
+        if is_large(sorts.sorts[i]):
             sort_keys(sorts.sorts[i], me, fe_team_size())
 
 
@@ -836,7 +838,7 @@ def sort(list all_groups not None, int num_threads):
     try:
         for i in range(count):
             one = &(<Groups?>all_groups[i]).sort
-            if one.ids.n and one.kept == 0:
+            if one.ids.n and one.kept == 0 and not one.bad:
                 one.counts = <uint32_t *>malloc(((num_threads if is_large(one) else 1) * max(one.passes, 2)
                                                  * sizeof(uint32_t)) << one.digit_bits)
                 sorts.sorts[sorts.count] = one
@@ -1230,7 +1232,7 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
     cdef int64_t begins[BLOCK + 1]
     cdef Rows rows
     cdef const float *grads[BATCH]
-    cdef int64_t i, r, at, count, first, m = rows_of_block(u, block, begins, &rows)
+    cdef int64_t i, k, n, at, short, count, first, m = rows_of_block(u, block, begins, &rows)
     cdef size_t row_bytes = u.d * sizeof(float), state_bytes = u.state_width * sizeof(float)
     if m == 0:
         return
@@ -1243,21 +1245,27 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
     for i in range(FE_AHEAD_STEP if FE_AHEAD_STEP < m else m):
         fe_prefetch(rows.rows[i], row_bytes)
         fe_prefetch(rows.states[i], state_bytes)
-    for i in range(m):
-        r = i % BATCH
-        at = begins[i] - first
-        count = begins[i + 1] - begins[i]
-        grads[r] = scratch + r * u.d
-        if count == 1 and u.plain:
-            grads[r] = parts.rows[at]
-            if u.far:
-                fe_prefetch(parts.rows[at + FE_AHEAD_STEP], row_bytes)
-        elif count <= CHUNK:
-            sum_parts(u, parts, at, count, scratch + r * u.d)
+    at = 0
+    while at < m:
+        n = m - at if m - at < BATCH else BATCH
+        short = n if begins[at + n] - begins[at + n - 1] <= CHUNK else n - 1
+        if not u.far and u.arg == NULL:
+            u.rows.runs(parts.rows, NULL if u.plain else parts.factors, begins + at, first, short, u.d, scratch, grads)
         else:
-            sum_long_run(u, begins[i], begins[i + 1], parts, scratch + r * u.d, scratch + BATCH * u.d)
-        if r == BATCH - 1 or i == m - 1:
-            step_batch(u, &rows, i - r, r + 1, grads, scratch, sums)
+            for i in range(short):
+                k = begins[at + i] - first
+                count = begins[at + i + 1] - begins[at + i]
+                grads[i] = scratch + i * u.d
+                if count == 1 and u.plain:
+                    grads[i] = parts.rows[k]
+                    fe_prefetch(parts.rows[k + FE_AHEAD_STEP], row_bytes)
+                else:
+                    sum_parts(u, parts, k, count, scratch + i * u.d)
+        if short < n:
+            grads[short] = scratch + short * u.d
+            sum_long_run(u, begins[at + short], begins[m], parts, scratch + short * u.d, scratch + BATCH * u.d)
+        step_batch(u, &rows, at, n, grads, scratch, sums)
+        at += n
 
 
 cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil:

@@ -123,6 +123,11 @@ typedef struct fe_rows {
      * unless flags & FE_IN_CACHE. */
     void (*sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int flags);
 
+    /* n sums of neighbouring parts, all in the caches: grads[i] points to the sum, at sums + i * d, of w[k] * parts[k] for
+     * k in begins[i] - first .. begins[i + 1] - first; or, where that is one part and w is NULL, to the part itself. */
+    void (*runs)(const float *const *parts, const float *w, const int64_t *begins, int64_t first, size_t n, size_t d,
+                 float *sums, const float **grads);
+
     /* As sum, but row i counts only where args[i][j] == index[i] (the gradient of a maximum). */
     void (*sum_where)(const float *const *rows, const int32_t *const *args, const int32_t *index, const float *w,
                       size_t n, size_t d, float *out, int add);
