@@ -1,4 +1,5 @@
-"""What does a call cost, and an import? A look-up of 8 ids against `table[ids]`; `import fastembed` against NumPy's.
+"""What does a call cost, and an import? A look-up of 8 ids against `table[ids]`; a step of twenty tables against one of
+one table; `import fastembed` against NumPy's.
 
 May import: fastembed, _harness, _peers. Do not break: contestants take turns; a turn of look-ups is long enough (2000
 calls) for the clock, and every import has a Python of its own.
@@ -32,6 +33,23 @@ def calls(args):
     if torch is not None:
         weight, ids_torch = torch_weight(torch, args, table_vd), torch.from_numpy(ids)
         yield Contestant("torch", torch.no_grad()(lambda: torch.nn.functional.embedding(ids_torch, weight)))
+
+
+def steps(rows):
+    """A step of Adam on twenty tables of 100 rows to `rows`, with 26 ids each: all in one call, and one alone."""
+    sizes = np.geomspace(100, rows, 20).astype(int)
+    tables = [fastembed.Table((size, 16)) for size in sizes.tolist()]
+    rng = np.random.default_rng(0)
+    upstream = rng.standard_normal((26, 16)).astype(np.float32)
+    pairs = [(fastembed.IndexedSlices(upstream, rng.integers(0, len(t), 26), t.shape), t) for t in tables]
+    together, alone = fastembed.optimizers.Adam(), fastembed.optimizers.Adam()
+    for gradient, table in pairs:
+        optimizer, copy = fastembed.optimizers.Adam(), np.zeros(table.shape, np.float32)
+        optimizer.apply_gradients([(gradient, copy)])
+        fastembed.optimizers.Adam().apply_gradients([(gradient, table)])
+        check("twenty tables", np.array_equal(table.numpy(), copy))
+    yield Contestant("one table", lambda: alone.apply_gradients(pairs[-1:]))
+    yield Contestant(f"{OURS}, twenty tables", lambda: together.apply_gradients(pairs))
 
 
 def imports():
@@ -73,6 +91,14 @@ def main():
     results = []
     seconds = interleaved(list(calls(args)), args.rounds, CALLS)
     show("a look-up of 8 ids", seconds, "numpy table[ids]", "us", 1e6, 5, results)
+    seconds = interleaved(list(steps(args.rows)), args.rounds, CALLS // 20)
+    one, twenty = seconds.values()
+    ratio = float(np.median(twenty / one))
+    print(
+        f"\na step of one table {np.median(one) * 1e6:.0f} us, of twenty {np.median(twenty) * 1e6:.0f}: "
+        f"{ratio:.1f} x{wanted(ratio, 10, below=True)}"
+    )
+    results.append({"work": "a step of twenty tables, to one", "ids": "", "ratio": ratio, "target": 10})
     show("import", interleaved(list(imports()), args.rounds, 1), "import numpy", "ms", 1e3, 30, results)
     if args.wheel:
         megabytes = pathlib.Path(args.wheel).stat().st_size / 1e6

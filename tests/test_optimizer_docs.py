@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_modes import BOUNDS
 
 from fastembed import IndexedSlices, ops, optimizers
 from fastembed.optimizers import history
@@ -42,6 +43,21 @@ ROWS = [
     ("RowwiseLARS", {}, "momentum; steps in proportion to the norm of the row"),
     ("RowwiseRMSprop", {}, "RMSprop with one v a row"),
 ]
+# The bound of each closed form, by its step: the case of tests/test_modes.py that holds it.
+LEAPED = {
+    "momentum": "momentum",
+    "nesterov": "nesterov",
+    "rmsprop_momentum": "rmsprop",
+    "rmsprop_centered_momentum": "rmsprop",  # one body
+    "adam": "adamw",  # with and without weight decay
+    "amsgrad": "amsgrad",
+    "adamax": "adamax",
+    "nadam": "nadam",
+    "lion": "lion",
+    "partial_rowwise_adam": "partial",
+    "rowwise_lars": "momentum",  # one body
+}
+STATE_BOUND = 2e-6
 every_row = pytest.mark.parametrize(("name", "arguments"), [row[:2] for row in ROWS], ids=str)
 
 
@@ -72,11 +88,13 @@ def catching_up(optimizer):
     if plan != history.REPLAY:
         of = ": of the state alone" if optimizer.at_rest == "state" else ""
         of += f", from step {plan.leap_from} on; replayed before" if plan.leap_from > 1 else ""
-        return "closed form" + of, "bound: see below"
+        if optimizer.at_rest == "state":
+            return "closed form" + of, f"{STATE_BOUND:.0e} of the state".replace("e-0", "e-")
+        return "closed form" + of, f"{max(BOUNDS[LEAPED[optimizer.step()]]):.0e} of the way".replace("e-0", "e-")
     if optimizer.most_replayed == 1:
         return "replayed: the last one is enough", "0"
     if optimizer.num_passes(2) > 1:  # and follows sums over the table
-        return "replayed: of the state alone", "bound: see below"
+        return "replayed: of the state alone", f"{STATE_BOUND:.0e} of the state".replace("e-0", "e-")
     return "replayed", "0"
 
 
@@ -162,13 +180,32 @@ def test_errors(name, arguments):
     if error == "0":
         assert np.array_equal(late_vd, dense_vd)
         assert all(np.array_equal(late[part], dense[part]) for part in dense)
-    else:
+    else:  # what comes of the errors of many missed steps in a training; tests/test_modes.py holds each error
         way = np.abs(dense_vd - start_vd).max()
         assert np.abs(late_vd - dense_vd).max() <= 1e-4 * way + 1e-6
     if how == "nothing to do":
         assert np.array_equal(skip_vd, dense_vd)
     else:
         assert not np.array_equal(skip_vd, dense_vd)
+
+
+@every_row
+def test_errors_of_the_state(name, arguments):
+    """Where rows stay and their state decays: of 1, 10 and 200 missed steps."""
+    optimizer = make(name, arguments)
+    if optimizer.at_rest != "state":
+        return
+    rng, w_vd, late_vd = np.random.default_rng(2), *[np.zeros((4, 33), np.float32) for _ in range(2)]
+    dense, late = make(name, arguments, untouched="dense"), make(name, arguments, untouched="catch_up")
+    for rows_n in [[0, 1, 2], *[[1, 2]] * 10, [2], *[[2]] * 189]:
+        gradient = IndexedSlices(rng.standard_normal((len(rows_n), 33)), rows_n, w_vd.shape)
+        dense.apply([gradient], [w_vd])
+        late.apply([gradient], [late_vd])
+    before_vd = late_vd.copy()
+    late.catch_up()
+    assert np.array_equal(late_vd, before_vd)
+    for part, expected in dense.state(w_vd).items():
+        np.testing.assert_allclose(late.state(late_vd)[part], expected, rtol=STATE_BOUND, atol=1e-37)
 
 
 def test_lion_goes_on():

@@ -39,9 +39,9 @@ class Moments(Optimizer):
 
     def drift(self, t, rate, n_k1, r_p):
         hyper = self.hyper(t, rate)
-        root = math.sqrt(hyper["scale_v"]) * self.beta_2 ** (self.fade * n_k1)
+        root = math.sqrt(hyper["scale_v"]) * self.rounded("beta_2") ** (self.fade * n_k1)
         below = np.maximum(root * r_p + (1 - r_p), 1e-300)  # 0 at r = 1, after very many steps
-        return hyper["learning_rate"] * hyper["scale_m"] * self.beta_1**n_k1 / below
+        return hyper["learning_rate"] * hyper["scale_m"] * self.rounded("beta_1") ** n_k1 / below
 
 
 class Adam(Moments):

@@ -409,6 +409,10 @@ class Optimizer(serialization.Configurable):
         begin() gave for the variable, to be kept up to date. all_rows: whether rows without a gradient decay."""
         yield self.step(), self._hyper
 
+    def rounded(self, name):
+        """An argument as steps take it, rounded to float32: for `drift`."""
+        return float(np.float32(getattr(self, name)))
+
     def decays(self):
         """What steps without a gradient multiply each part of the state by, in order; None: there is no closed form."""
         return None

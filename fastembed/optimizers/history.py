@@ -92,7 +92,7 @@ class History:
         self.idle = optimizer.idle and not weight_decay
         self.plan = REPLAY if replayed else _plan_of(optimizer)
         self.most = optimizer.most_replayed
-        self.decays = tuple(optimizer.decays() or ())
+        self.decays = tuple(float(np.float32(decay)) for decay in optimizer.decays() or ())  # as steps take them
         self.powers = ops.powers(self.decays)
         self.t = optimizer.iterations  # the optimizer's number of the last step
         self._begin()
