@@ -5,7 +5,7 @@ the bits of training that never stopped. So nothing is rounded, and no row catch
 it lies in memory, beside the steps that its rows have not taken yet.
 
 The directory has checkpoint.json, and an array for each file NUMBER.WHAT.npy: NUMBER is the variable's place in
-checkpoint.json, WHAT is "weights", "scales" (Table.row_scales), or a name of what the optimizer keeps (`_Variable`).
+checkpoint.json, WHAT is "weights", "scales" (Table.row_scales), or a name of what the optimizer keeps (`Kept`).
 """
 
 import contextlib

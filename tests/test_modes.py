@@ -780,3 +780,35 @@ def test_memory_is_free_at_once(mode):
         assert [ref() for ref in watched] == [None] * 3
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
+@pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm"])
+def test_a_norm_that_is_not_finite(clip, on_nonfinite):
+    """Of finite gradients: nothing is written."""
+    w, optimizer = np.ones((3, 2), np.float32), optimizers.Adam(0.1, on_nonfinite=on_nonfinite, **{clip: 1.0})
+    huge = IndexedSlices(np.full((2, 2), 3e38), [0, 1], (3, 2))
+    if on_nonfinite == "raise":
+        with pytest.raises(ValueError, match="a norm of gradients that is not finite"):
+            optimizer.apply([huge], [w])
+    else:
+        optimizer.apply([huge], [w])
+        assert optimizer.skipped == 1
+    assert (w == 1).all()
+    assert optimizer.iterations == 0
+
+
+@pytest.mark.parametrize("mode", ["skip", "dense", "catch_up"])
+def test_a_decay_that_leaves_nothing(mode):
+    """Is refused before anything is written, or taken from the gradients that wait."""
+    w = np.ones((3, 2), np.float32)
+    optimizer = optimizers.SGD(0.5, weight_decay=0.1, gradient_accumulation_steps=2, untouched=mode)
+    gradient = IndexedSlices(np.ones((1, 2)), [0], (3, 2))
+    optimizer.apply([gradient], [w])
+    optimizer.learning_rate = 10.0
+    with pytest.raises(ValueError, match="`weight_decay` times `learning_rate` must be below 1"):
+        optimizer.apply([gradient], [w])
+    assert (w == 1).all()
+    optimizer.learning_rate = 0.5
+    optimizer.apply([gradient * 3.0], [w])
+    np.testing.assert_allclose(w[0], 0.95 - 0.5 * 2)

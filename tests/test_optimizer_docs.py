@@ -102,7 +102,7 @@ def table_of_optimizers():
     for name, arguments, formula in ROWS:
         optimizer = make(name, arguments)
         label = ", ".join([f"`{name}`", *(f"{key}={value}" for key, value in arguments.items())])
-        modes = ", ".join(optimizer.modes) if optimizer.modes != optimizers.base.MODES else "all"
+        modes = ", ".join(optimizer.modes) if optimizer.modes != optimizers.arguments.MODES else "all"
         yield f"| {' | '.join([label, width(optimizer), formula, modes, *catching_up(optimizer)])} |"
 
 

@@ -307,8 +307,8 @@ class Embedding:
 
     def _look(self, table, ids, weights, out):
         """The rows of ids in a table of this layer; of a `Ragged`, flat."""
-        ids_n, shape = ops.flat_ids(ids.flat_values if isinstance(ids, Ragged) else ids)
-        return ops.gather(table.current(ids_n), ids_n if len(shape) == 1 else ids_n.reshape(shape), out)
+        ids = ids.flat_values if isinstance(ids, Ragged) else ids
+        return ops.gather(table.memory if table.debt is None else table.current(ops.flat_ids(ids)[0]), ids, out)
 
     def _forward(self, ids, weights, out):
         """What `call` computes, flat: the look-up, with LoRA, its activity loss, in the compute dtype."""

@@ -1,11 +1,12 @@
 """Lion: steps of one size, by the sign of the momentum.
 
-May import: optimizers.base. Do not break: formula, defaults and config keys are Keras 3's.
+May import: optimizers.arguments, .base. Do not break: formula, defaults and config keys are Keras 3's.
 """
 
 import types
 
-from fastembed.optimizers.base import Optimizer, number_in
+from fastembed.optimizers.arguments import number_in
+from fastembed.optimizers.base import Optimizer
 
 
 class Lion(Optimizer):

@@ -1,13 +1,14 @@
 """LossScaleOptimizer: an optimizer whose loss is multiplied by a number that follows what gradients bear.
 
-May import: optimizers.base, serialization, table. Do not break: arguments and config are Keras 3's; a step with a
-gradient that is not finite writes nothing.
+May import: optimizers.arguments, .base, serialization, table. Do not break: arguments and config are Keras 3's; a step
+with a gradient that is not finite writes nothing.
 """
 
 import types
 
 from fastembed import serialization
-from fastembed.optimizers.base import BASE, Optimizer, number_in
+from fastembed.optimizers.arguments import BASE, number_in
+from fastembed.optimizers.base import Optimizer
 from fastembed.table import check_size
 
 

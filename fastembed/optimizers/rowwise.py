@@ -1,13 +1,15 @@
 """Optimizers that know of rows: one number of state for a row, or the length of each row's step by its own norm.
 
-May import: optimizers.adagrad, .adam, .base. Do not break: arguments and defaults are FBGEMM's where it has them.
+May import: optimizers.adagrad, .adam, .arguments, .base. Do not break: arguments and defaults are FBGEMM's where it
+has them.
 """
 
 import types
 
 from fastembed.optimizers.adagrad import Adagrad
 from fastembed.optimizers.adam import Moments
-from fastembed.optimizers.base import Optimizer, number
+from fastembed.optimizers.arguments import number
+from fastembed.optimizers.base import Optimizer
 
 
 class RowwiseAdagrad(Adagrad):

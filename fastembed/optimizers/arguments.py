@@ -1,0 +1,126 @@
+"""The arguments of optimizers: those of Keras's base class and ours, and what each may be.
+
+May import: serialization. Do not break: a value that passes its check can be kept, compared and written to a config.
+"""
+
+import numpy as np
+
+from fastembed import serialization
+
+MODES = ("skip", "dense", "catch_up")
+
+
+def number(name, value, below=None):
+    """A float >= 0 (and < below)."""
+    return float(serialization.check_number(value, name, 0, below))
+
+
+def _fraction(name, value):
+    """A float in [0, 1)."""
+    return number(name, value, below=1)
+
+
+def number_in(above=None, most=None):
+    """A check for floats > above and <= most."""
+
+    def check(name, value):
+        number = float(serialization.check_number(value, name))
+        if (above is not None and number <= above) or (most is not None and number > most):
+            rules = [f"greater than {above}"] * (above is not None) + [f"at most {most}"] * (most is not None)
+            raise ValueError(f"`{name}` must be {' and '.join(rules)}. Received: {name}={value!r}")
+        return number
+
+    return check
+
+
+def _flag(name, value):
+    """A bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return bool(value)
+
+
+def _optional(name, value):
+    """A float > 0, or None."""
+    if value is None:
+        return None
+    if not number(name, value) > 0:
+        raise ValueError(f"`{name}` must be greater than 0, or None. Received: {name}={value!r}")
+    return number(name, value)
+
+
+def _decay(name, value):
+    """A float >= 0, or None."""
+    return None if value is None else number(name, value)
+
+
+def _count(name, value):
+    """An int > 0, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be an integer above 0, or None. Received: {name}={value!r}")
+    return int(value)
+
+
+def _one_of(*values):
+    """One of these."""
+
+    def check(name, value):
+        if value not in values:
+            raise ValueError(f"`{name}` must be one of {list(values)}. Received: {name}={value!r}")
+        return value
+
+    return check
+
+
+# What Keras's base class takes besides, in its order, and what only we take; with defaults.
+BASE = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "global_clipnorm": None,
+    "clipvalue": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
+OURS = {"untouched": "skip", "on_nonfinite": "raise"}
+
+CHECKS = {
+    "weight_decay": _decay,
+    "clipnorm": _optional,
+    "global_clipnorm": _optional,
+    "clipvalue": _optional,
+    "use_ema": _flag,
+    "ema_momentum": _fraction,
+    "ema_overwrite_frequency": _count,
+    "loss_scale_factor": _optional,
+    "gradient_accumulation_steps": _count,
+    "untouched": _one_of(*MODES),
+    "on_nonfinite": _one_of("raise", "skip"),
+    "momentum": _fraction,
+    "nesterov": _flag,
+    "initial_accumulator_value": number,
+    "epsilon": number,
+    "beta_1": _fraction,
+    "beta_2": _fraction,
+    "rho": _fraction,
+    "amsgrad": _flag,
+    "centered": _flag,
+    # Ftrl
+    "learning_rate_power": number_in(most=0),
+    "l1_regularization_strength": number,
+    "l2_regularization_strength": number,
+    "l2_shrinkage_regularization_strength": number,
+    "beta": number,
+    # Adafactor
+    "beta_2_decay": number_in(most=0),
+    "epsilon_1": number,
+    "epsilon_2": number,
+    "clip_threshold": number_in(above=0),
+    "relative_step": _flag,
+    # LARS
+    "eta": number,
+}

@@ -1,0 +1,290 @@
+"""Kept: what an optimizer keeps of one variable.
+
+May import: optimizers.history, ops, table. Do not break: arrays here are the memory itself; a table holds its Kept as
+its debt, which must not hold the table.
+"""
+
+import copy
+import math
+import weakref
+
+import numpy as np
+
+from fastembed import ops
+from fastembed.optimizers.history import REPLAY, History
+from fastembed.table import Table
+
+
+class Kept:
+    """What an optimizer keeps of a variable under training: the state of its rows (a float32 row for each), and what
+    else steps need of it. For its table it is the debt: the steps that rows have not taken yet. So the table holds it,
+    and it holds the table weakly (the optimizer does so for good): memory is free as soon as nobody needs it."""
+
+    def __init__(self, variable, optimizer):
+        self.bind(variable)
+        self.name = getattr(variable, "name", "")
+        self.ndim = 2 if isinstance(variable, Table) else variable.ndim
+        table_vd = self.matrix
+        self.step = optimizer.step(self.ndim)
+        self.num_passes = optimizer.num_passes(self.ndim)
+        self.parts = ops.state_parts(self.step, table_vd.shape[1])
+        self.state_vs = _new_state(len(table_vd), self.parts, optimizer.initial())
+        self.weight_decay = optimizer.decay_of(self)
+        self.own = optimizer.begin(table_vd, self.ndim, self.weight_decay)
+        self.moves = optimizer.at_rest == "weights" or self.weight_decay > 0  # without a gradient
+        self.history = self._new_history(optimizer)
+        self.average_vd = self.averaged_v = None
+        if optimizer.use_ema:
+            self.average_vd, self.averaged_v = table_vd.copy(), np.full(len(table_vd), optimizer.calls, np.int32)
+        self.pending = None  # gradients that wait for the next step: a dense sum, or a list of (rows, values)
+        self.hyper = {}  # of its last step
+        self.looked = None  # the Parts of the last look-up that came here, and their groups
+
+    def bind(self, variable):
+        """Belongs to this variable from now on."""
+        self._variable = weakref.ref(variable)
+
+    @property
+    def variable(self):
+        """The Table or array."""
+        return self._variable()
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "_variable"}
+
+    @property
+    def matrix(self):
+        """The variable's own memory as a matrix of rows."""
+        return self.variable.memory if isinstance(self.variable, Table) else matrix_of(self.variable)
+
+    @property
+    def constraint(self):
+        """What an update enforces, or None."""
+        return getattr(self.variable, "constraint", None)
+
+    @property
+    def row_constraint(self):
+        """The part of it that belongs to each row alone, for `ops`, or None."""
+        return None if self.constraint is None else self.constraint.rows
+
+    @property
+    def scales(self):
+        """Of the learning rate, by row, or None."""
+        return getattr(self.variable, "row_scales", None)
+
+    def _new_history(self, optimizer):
+        if optimizer.untouched != "catch_up" or (optimizer.at_rest == "nothing" and not self.weight_decay):
+            return None
+        if self.moves and optimizer.use_ema:
+            raise ValueError(
+                "`use_ema` needs untouched='skip' or 'dense' where rows move without a gradient. Received: "
+                f"untouched='catch_up' with {optimizer!r}"
+            )
+        if self.moves and self.constraint is not None and self.row_constraint is None:
+            raise ValueError(
+                "untouched='catch_up' needs a constraint of single rows (`axis=1`, NonNeg). Received: "
+                f"{self.constraint!r}, which belongs to the whole table"
+            )
+        replayed = self.row_constraint is not None or self.scales is not None
+        return History(optimizer, optimizer.first_step(self.ndim), len(self.matrix), self.weight_decay, replayed)
+
+    @property
+    def owes(self):
+        """Whether it is the table's debt: rows that are not touched have steps to take."""
+        return self.history is not None and isinstance(self.variable, Table)
+
+    def attach(self):
+        """Becomes the table's debt, if rows that are not touched have steps to take: look-ups then come here first."""
+        if not isinstance(self.variable, Table) or self.variable.debt is self:
+            return
+        if self.variable.debt is not None:  # of another optimizer, which has trained the table until now
+            self.variable.debt.pay(None)
+            self.variable.debt.forget(None)  # frozen rows do not pay
+            self.variable.debt = None
+        if self.owes:
+            self.forget(None)
+            self.variable.debt = self
+
+    # ---- what a table asks of its debt ----
+
+    def pay(self, look):
+        """The rows of a look-up (Parts), or all (None), take the steps that they have missed."""
+        history = self.history
+        if history is None or history.now == history.first or self.matrix.size == 0:
+            return
+        about = {"scales": self.scales, "constraint": self.row_constraint}
+        missed = history.missed()
+        if look is None:
+            update = ops.Update(self.matrix, None, None, self.hyper, self.state_vs, missed=missed, everywhere=True)
+            ops.run([update._replace(**about)])
+        else:
+            groups = ops.group_look(look, len(self.matrix))
+            if groups is None:  # an id is no row: the look-up says so
+                return
+            ops.catch_up(self.matrix, self.hyper, self.state_vs, missed, groups, **about)
+            self.looked = look._replace(ids_n=look.ids_n.copy()), groups
+
+    def groups_of(self, parts):
+        """The groups of a gradient, if those of the last look-up are the same; else None."""
+        look, groups = self.looked or (None, None)
+        return groups if look is not None and ops.same_groups(look, parts) else None
+
+    def forget(self, rows_n):
+        """These rows, or all, have missed nothing."""
+        last_v = self.history.last_v
+        rows_n = slice(None) if rows_n is None else rows_n
+        last_v[rows_n] = np.where(last_v[rows_n] > 0, self.history.now, 0) if self.history.idle else self.history.now
+
+    def check_scales(self, scales_n):
+        """Missed steps can be leaped only where all rows have one learning rate."""
+        if not self.moves or self.history.plan == REPLAY or np.isin(scales_n, (0, 1)).all():
+            return
+        if self.history.now == 0:
+            self.history.replay_only()
+        else:
+            raise ValueError(
+                "`scale` must be 0 or 1 after the first step with untouched='catch_up'; set others before it. "
+                f"Received: scale={scales_n}"
+            )
+
+    # ---- what an optimizer asks of its variable ----
+
+    def update(self, gradient, groups, step, hyper, **how):
+        """One pass over the rows, for `ops.run`."""
+        return ops.Update(self.matrix, gradient, step, hyper, self.state_vs, groups, scales=self.scales, **how)
+
+    def average_rows(self, calls, keeps):
+        """All averages, up to date after `calls` calls."""
+        average = ops.Average(self.average_vd, self.averaged_v, calls, keeps, -1.0)
+        ops.run([self.update(None, None, None, {}, average=average, everywhere=True)])
+        return self.average_vd
+
+    def overwrite(self, array_vd):
+        """Sets all rows, but for those that are frozen."""
+        np.copyto(self.matrix, array_vd, where=True if self.scales is None else (self.scales > 0)[:, None])
+
+    def project(self):
+        """Enforces a constraint of the whole table; rows that are frozen count, and stay as they are."""
+        frozen = [] if self.scales is None else np.flatnonzero(self.scales == 0)
+        before = self.matrix[frozen] if len(frozen) else None
+        self.constraint.project(self.matrix)
+        if before is not None:
+            self.matrix[frozen] = before
+
+    def add_pending(self, gradient, groups, factor):
+        """Adds a gradient, times `factor`, to those that wait."""
+        if isinstance(gradient, np.ndarray):
+            waiting, self.pending = self.pending, gradient * np.float32(factor)
+            if isinstance(waiting, np.ndarray):
+                self.pending += waiting
+            for rows_u, values_ud in waiting if isinstance(waiting, list) else ():
+                self.pending[rows_u] += values_ud
+        else:
+            rows_u, values_ud = ops.reduce(gradient, groups)
+            if factor != 1:
+                values_ud *= np.float32(factor)
+            if isinstance(self.pending, np.ndarray):
+                self.pending[rows_u] += values_ud
+            else:
+                self.pending = [*(self.pending or []), (rows_u, values_ud)]
+
+    def take_pending(self):
+        """Takes the sum of the gradients that wait: Parts, or a matrix."""
+        waiting, self.pending = self.pending, None
+        if isinstance(waiting, np.ndarray):
+            return waiting
+        rows_n = np.concatenate([rows_u for rows_u, _ in waiting])
+        return ops.parts_checked(rows_n, np.concatenate([values_ud for _, values_ud in waiting]))
+
+    # ---- what a checkpoint asks of it ----
+
+    def memory(self):
+        """What it keeps for each row or column: arrays by name, the memory itself."""
+        last_v = None if self.history is None else self.history.last_v
+        arrays = {"state": self.state_vs, "average": self.average_vd, "averaged": self.averaged_v, "last": last_v}
+        arrays |= {f"own.{name}": array for name, array in self.own.items() if isinstance(array, np.ndarray)}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    def snapshot(self):
+        """(numbers, arrays) for a checkpoint, by name: all else that it keeps."""
+        numbers = {"weight_decay": self.weight_decay, "own": _numbers(self.own), "hyper": _numbers(self.hyper)}
+        arrays = {f"hyper.{name}": array for name, array in self.hyper.items() if isinstance(array, np.ndarray)}
+        if self.history is not None:
+            numbers["history"], arrays["lines"] = self.history.snapshot()
+        if isinstance(self.pending, np.ndarray):
+            arrays["pending"] = self.pending
+        elif self.pending is not None:
+            numbers["pending"] = [len(rows_u) for rows_u, _ in self.pending]
+            arrays["pending.rows"] = np.concatenate([rows_u for rows_u, _ in self.pending])
+            arrays["pending.values"] = np.concatenate([values_ud for _, values_ud in self.pending])
+        return numbers, arrays
+
+    def restored(self, numbers, arrays, optimizer):
+        """A copy that is what snapshot() gave; memory() is still this one's, and is to be filled. arrays: memory() at
+        that time, too.
+
+        Raises:
+            ValueError: the snapshot does not fit the variable.
+        """
+        if numbers["weight_decay"] != self.weight_decay:
+            raise ValueError(f"`weight_decay` of a variable must be {self.weight_decay}. Received: {numbers}")
+        if numbers["own"].keys() != _numbers(self.own).keys() or ("history" in numbers) != (self.history is not None):
+            raise ValueError(f"{type(optimizer).__name__} must keep of a variable what it kept. Received: {numbers}")
+        new = copy.copy(self)
+        new.bind(self.variable)
+        new.own = {**self.own, **_numbers(numbers["own"])}
+        new.hyper = _numbers(numbers["hyper"])
+        for name in arrays:
+            if name.startswith("hyper."):
+                _check_array(arrays[name], self.matrix.shape[1:], np.float32)
+                new.hyper[name.removeprefix("hyper.")] = np.array(arrays[name])
+        if self.history is not None:
+            # Whether its rows have learning rates of their own is in the checkpoint, too.
+            replayed = self.row_constraint is not None
+            history = History(optimizer, self.history.step, len(self.matrix), self.weight_decay, replayed)
+            history.last_v = self.history.last_v
+            new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"])
+        new.pending = self._restored_pending(numbers.get("pending"), arrays)
+        return new
+
+    def _restored_pending(self, sizes, arrays):
+        if sizes is None and "pending" not in arrays:
+            return None
+        if sizes is None:
+            _check_array(arrays["pending"], self.matrix.shape, np.float32)
+            return np.array(arrays["pending"])
+        rows_n, values_nd = np.array(arrays["pending.rows"]), np.array(arrays["pending.values"])
+        _check_array(rows_n, (sum(sizes),), np.int64)
+        _check_array(values_nd, (sum(sizes), self.matrix.shape[1]), np.float32)
+        if min(sizes) < 0 or rows_n.min(initial=0) < 0 or rows_n.max(initial=-1) >= len(self.matrix):
+            raise ValueError("gradients that wait must belong to rows of the variable. Received: others")
+        ends = np.cumsum(sizes)[:-1]
+        return list(zip(np.split(rows_n, ends), np.split(values_nd, ends), strict=True))
+
+
+def _check_array(array, shape, dtype):
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"an array must be {dtype.__name__} of shape {shape}. Received: {array.dtype} {array.shape}")
+
+
+def _numbers(kept):
+    """The entries of a dict that are numbers, as Python's."""
+    numbers = {name: value for name, value in kept.items() if not isinstance(value, np.ndarray)}
+    return {name: value if type(value) is int else float(value) for name, value in numbers.items()}
+
+
+def _new_state(num_rows, parts, initial):
+    """A float32 row of state for each row, or None. All threads touch the pages now, so that no step pays for it."""
+    if not parts:
+        return None
+    row_s = np.zeros(max(part.stop for part in parts.values()), np.float32)
+    for name, part in parts.items():
+        row_s[part] = initial.get(name, 0)
+    state_vs = ops.zeros((num_rows, len(row_s)))
+    ops.fill(state_vs, "row", row=row_s)
+    return state_vs
+
+
+def matrix_of(array):
+    """An array of any rank as a matrix whose rows are its last axis; a view."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1] if array.ndim else 1)
