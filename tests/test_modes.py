@@ -811,4 +811,4 @@ def test_a_decay_that_leaves_nothing(mode):
     assert (w == 1).all()
     optimizer.learning_rate = 0.5
     optimizer.apply([gradient * 3.0], [w])
-    np.testing.assert_allclose(w[0], 0.95 - 0.5 * 2)
+    np.testing.assert_allclose(w[0], 0.95 - 0.5 * 2, atol=1e-6)
