@@ -16,7 +16,7 @@ import reference as ref
 from test_optimizers import ACCUMULATORS, BETAS, CASES, EPSILONS
 
 import fastembed
-from fastembed import Embedding, EmbeddingBag, IndexedSlices, Ragged, Table, constraints, optimizers, regularizers
+from fastembed import Embedding, EmbeddingBag, IndexedSlices, Ragged, Table, constraints, ops, optimizers, regularizers
 from fastembed.optimizers import history
 
 V, D, STEPS = 32, 6, 50
@@ -812,3 +812,19 @@ def test_a_decay_that_leaves_nothing(mode):
     optimizer.learning_rate = 0.5
     optimizer.apply([gradient * 3.0], [w])
     np.testing.assert_allclose(w[0], 0.95 - 0.5 * 2, atol=1e-6)
+
+
+def test_nothing_is_grouped_where_nothing_is_behind(monkeypatch):
+    """Look-ups after all rows have caught up, as in serving, cost what they cost without an optimizer."""
+    layer, optimizer = Embedding(V, D), optimizers.Adam(untouched="catch_up")
+    gradient = layer.gradient([1, 2], np.ones((2, D), np.float32))
+    optimizer.apply([gradient], [layer.embeddings])
+    optimizer.apply([gradient], [layer.embeddings])
+    optimizer.catch_up()
+    monkeypatch.setattr(ops, "group_look", None)
+    layer([1, 2, 3])
+    monkeypatch.undo()
+    optimizer.apply([layer.gradient([3], np.ones((1, D), np.float32))], [layer.embeddings])
+    before = layer.embeddings.memory.copy()
+    layer([1])
+    assert (layer.embeddings.memory != before).any(axis=1).tolist() == [row == 1 for row in range(V)]

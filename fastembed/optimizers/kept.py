@@ -39,6 +39,7 @@ class Kept:
         self.pending = None  # gradients that wait for the next step: a dense sum, or a list of (rows, values)
         self.hyper = {}  # of its last step
         self.looked = None  # the Parts of the last look-up that came here, and their groups
+        self.paid = 0  # the step with which all rows have caught up
 
     def bind(self, variable):
         """Belongs to this variable from now on."""
@@ -110,13 +111,14 @@ class Kept:
     def pay(self, look):
         """The rows of a look-up (Parts), or all (None), take the steps that they have missed."""
         history = self.history
-        if history is None or history.now == history.first or self.matrix.size == 0:
+        if history is None or history.now == self.paid or self.matrix.size == 0:
             return
         about = {"scales": self.scales, "constraint": self.row_constraint}
         missed = history.missed()
         if look is None:
             update = ops.Update(self.matrix, None, None, self.hyper, self.state_vs, missed=missed, everywhere=True)
             ops.run([update._replace(**about)])
+            self.paid = history.now
         else:
             groups = ops.group_look(look, len(self.matrix))
             if groups is None:  # an id is no row: the look-up says so
@@ -232,6 +234,7 @@ class Kept:
             raise ValueError(f"{type(optimizer).__name__} must keep of a variable what it kept. Received: {numbers}")
         new = copy.copy(self)
         new.bind(self.variable)
+        new.paid = 0
         new.own = {**self.own, **_numbers(numbers["own"])}
         new.hyper = _numbers(numbers["hyper"])
         for name in arrays:
