@@ -1,6 +1,6 @@
 """Types of the drivers. Arrays are C-contiguous; ids are int32 or int64; a suffix names the dimensions (see README).
 
-Functions that take ids return False (`group`: None) where an id or a split is bad.
+Functions that take ids return False where an id or a split is bad; `sort` returns the index of the groups.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int32] | NDArray[np.int64]
 Splits = NDArray[np.int64]
 Arguments = NDArray[np.int32]
-Hyper = tuple[float, float, float, float, float]
+Hyper = tuple[float, ...]  # the numbers of ops.HYPERPARAMETERS, in order
 Constraint = tuple[int, float, float, float]
 
 SUM: Final[int]
@@ -70,31 +70,43 @@ def group(
     padding: int,
     v: int,
     bags: int,
-    num_threads: int,
-) -> Groups | None: ...
-def update(
-    groups: Groups,
-    upstream_bd: Floats,
-    weights_n: Floats | None,
-    arg_bd: Arguments | None,
-    table_vd: Floats,
-    state_vs: Floats | None,
-    step: int,
-    hyper: Hyper,
-    constraint: Constraint | None,
-    num_threads: int,
-) -> None: ...
-def update_dense(
-    grads_vd: Floats,
-    table_vd: Floats,
-    state_vs: Floats | None,
-    step: int,
-    hyper: Hyper,
-    constraint: Constraint | None,
-    num_threads: int,
-) -> None: ...
+) -> Groups: ...
+def sort(all_groups: list[Groups], num_threads: int) -> int: ...
+
+class Job:
+    def __init__(
+        self, table_vd: Floats, state_vs: Floats | None, step: int, hyper: Hyper, constraint: Constraint | None
+    ) -> None: ...
+    def parts(
+        self, groups: Groups, upstream_bd: Floats, weights_n: Floats | None, arg_bd: Arguments | None
+    ) -> None: ...
+    def dense(self, grads_vd: Floats) -> None: ...
+    def everywhere(self, zeros_d: Floats) -> None: ...
+    def without_table(self) -> None: ...
+    def columns(self, columns_d: Floats) -> None: ...
+    def shape(self, factor: float, limit: float) -> None: ...
+    def fade(self, fade: float) -> None: ...
+    def scale(self, scales_v: Floats) -> None: ...
+    def catch_up(self, last_v: Arguments, now: int, idle: bool, zeros_d: Floats) -> None: ...
+    def look(self, groups: Groups) -> None: ...
+    def replays(self, replays_th: Floats, first: int, step: int, most: int) -> None: ...
+    def leaps(
+        self,
+        moments_tm: NDArray[np.float64],
+        first: int,
+        step: int,
+        reach: int,
+        endless: bool,
+        weight_decay: float,
+        decays: tuple[float, ...],
+        powers_pn: Floats,
+    ) -> None: ...
+    def average(self, average_vd: Floats, averaged_v: Arguments, calls: int, keeps: float, takes: float) -> None: ...
+
+def run_jobs(jobs: list[Job], num_threads: int) -> list[list[float]]: ...
 def broken(table_vd: Floats, constraint: Constraint, num_threads: int) -> int: ...
 def project(table_vd: Floats, constraint: Constraint, num_threads: int) -> None: ...
+def finite(x_n: Floats, num_threads: int) -> bool: ...
 def sums(table_vd: Floats, num_threads: int) -> tuple[float, float]: ...
 def count_unique(groups: Groups) -> int: ...
 def reduce(
@@ -118,12 +130,3 @@ def fill(
     first_row: int,
     num_threads: int,
 ) -> None: ...
-def lapse(
-    table_vd: Floats,
-    state_vs: Floats | None,
-    step: int,
-    hyper: Hyper,
-    fade: float,
-    decay: tuple[float, float, float],
-    move: tuple[float, float, float, float, float, float],
-) -> bool: ...

@@ -94,6 +94,20 @@ def test_modules_say_what_they_are(module):
             assert below or re.search(rf"\b({own}|everything)\b", allowed), f"{module} imports {name}"
 
 
+def test_the_types_of_the_core():
+    """_core.pyi names what the core has, methods too."""
+    typed = ast.parse((PACKAGE / "_core.pyi").read_text(encoding="utf-8")).body
+    named = {node.name for node in typed if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    named |= {node.target.id for node in typed if isinstance(node, ast.AnnAssign)}
+    own = {name for name in vars(_core) if not name.startswith("_")}
+    assert named == own
+    for node in typed:
+        if isinstance(node, ast.ClassDef):
+            parts = {part.name if isinstance(part, ast.FunctionDef) else part.target.id for part in node.body}
+            has = {name for name in vars(getattr(_core, node.name)) if not name.startswith("_")}
+            assert parts - {"__init__"} == has
+
+
 # ---- public names ------------------------------------------------------------------------------------
 
 
