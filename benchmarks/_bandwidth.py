@@ -33,18 +33,28 @@ def _compile(dim, hint):
     loaded.rewrite_rows.restype = loaded.rewrite_with_state.restype = None
     loaded.random_rows.argtypes = [pointer, pointer, size, size, number]
     loaded.rewrite_rows.argtypes = [pointer, pointer, size, ctypes.c_float, size, number]
+    loaded.rewrite_with_sums.restype = None
+    loaded.rewrite_with_sums.argtypes = [pointer, pointer, size, *[pointer] * 4, size, ctypes.c_float, size, number]
     loaded.rewrite_with_state.argtypes = [pointer, pointer, size, pointer, size, ctypes.c_float, size, number]
     return loaded
 
 
-def rewriters(dim, threads):
-    """Functions of (table, state, rows) that read and rewrite rows and their states, by prefetch hint and distance."""
+def rewriters(dim, threads, upstream_bd=None):
+    """Functions of (table, state, rows) that read and rewrite rows and their states, by prefetch hint and distance.
+
+    With `upstream_bd`: of (table, state, (rows, starts, parts)), which sum the parts of each row besides."""
 
     def rewriter(library, ahead):
         def rewrite(table_vd, state_vs, rows_u):
             state, width = (None, 0) if state_vs is None else (state_vs.ctypes.data, state_vs.shape[1])
-            about = rows_u.ctypes.data, rows_u.size, 1.0, ahead, threads
-            library.rewrite_with_state(table_vd.ctypes.data, state, width, *about)
+            if upstream_bd is None:
+                about = rows_u.ctypes.data, rows_u.size, 1.0, ahead, threads
+                library.rewrite_with_state(table_vd.ctypes.data, state, width, *about)
+            else:
+                rows_u, starts, parts = rows_u
+                about = rows_u.size, 0.0, ahead, threads
+                arrays = [array.ctypes.data for array in (rows_u, starts, parts, upstream_bd)]
+                library.rewrite_with_sums(table_vd.ctypes.data, state, width, *arrays, *about)
 
         return rewrite
 

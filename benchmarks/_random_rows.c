@@ -66,3 +66,23 @@ void rewrite_with_state(float *table, float *state, int64_t width, const int64_t
         for (; j < width; j++) own[j] *= factor;
     }
 }
+
+/* The same with the sums of gradient parts that a step can not do without: row i gets the sum of the vectors
+ * upstream[parts[k]], k in starts[i] .. starts[i + 1], times a factor. */
+void rewrite_with_sums(float *table, float *state, int64_t width, const int64_t *rows, const int64_t *starts,
+                       const int64_t *parts, const float *upstream, int64_t n, float factor, int64_t ahead, int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t next = rows[i + ahead < n ? i + ahead : n - 1];
+        for (int64_t j = 0; j < DIM; j += 16) __builtin_prefetch(table + next * DIM + j, 0, HINT);
+        for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(state + next * width + j, 0, HINT);
+        float *row = table + rows[i] * DIM, *own = state + rows[i] * width, sum[DIM] = {0};
+        for (int64_t k = starts[i]; k < starts[i + 1]; k++)
+            for (int64_t j = 0; j < DIM; j++) sum[j] += upstream[parts[k] * DIM + j];
+        for (int64_t j = 0; j < DIM; j++) row[j] += factor * sum[j];
+        int64_t j = 0;
+        for (; j + 16 <= width; j += 16) *(vec *)(own + j) *= 1.0f + factor;
+        for (; j < width; j++) own[j] *= 1.0f + factor;
+    }
+}

@@ -3,8 +3,9 @@
 May import: fastembed, _harness, _bandwidth. Do not break: the traffic is measured in the same turns, on the same memory
 and rows: it reads and rewrites each distinct row and its state once, and needs the best prefetch of nine.
 
-Lines: the traffic; the update of a row-sparse gradient of the sum of bags; grouping alone, which is a part of it; then
-a whole training step (look-up, gradient, update), and the same with untouched="catch_up".
+Lines: the traffic; the same with the sums of gradient parts, which it leaves out; the update of a row-sparse gradient
+of the sum of bags; grouping alone, which is a part of it; then a whole training step (look-up, gradient, update), and
+the same with untouched="catch_up".
 """
 
 import numpy as np
@@ -36,9 +37,10 @@ OPTIMIZERS = {
     "RowwiseLARS": {},
     "RowwiseRMSprop": {},
 }
-TRAFFIC, UPDATE, GROUPING, STEP, CATCH_UP = "traffic", "update", "grouping", "step", "step, catch_up"
+TRAFFIC, SUMS, UPDATE, GROUPING, STEP, CATCH_UP = "traffic", "+ sums", "update", "grouping", "step", "step, catch_up"
 ROWS = "update without grouping"
-TARGETS = {ROWS: (TRAFFIC, 1.15), GROUPING: (STEP, 0.25), CATCH_UP: (STEP, 1.5)}
+ROWS_2 = ROWS + " again"
+TARGETS = {ROWS: (TRAFFIC, 1.15), ROWS_2: (SUMS, None), GROUPING: (STEP, 0.25), CATCH_UP: (STEP, 1.5)}
 
 
 def make(name, table_vd, untouched):
@@ -65,13 +67,13 @@ def contestants_of(name, table_vd, upstream_bd, threads, batches):
     def prepare(ids):
         return [(bag.gradient(ids, upstream_bd), bag.embeddings)]
 
-    def best_traffic():
-        chosen = rewriters(table_vd.shape[1], threads)
-        tried = [Contestant(str(key), _on_rows(one, table_vd, state_vs), np.unique) for key, one in chosen.items()]
+    def best_of(chosen, prepare):
+        tried = [Contestant(str(key), _on_rows(one, table_vd, state_vs), prepare) for key, one in chosen.items()]
         seconds = race(tried, batches, 5)
         return min(tried, key=lambda one: np.median(seconds[one.name])).run
 
-    traffic = best_traffic()
+    traffic = best_of(rewriters(table_vd.shape[1], threads), np.unique)
+    sums = best_of(rewriters(table_vd.shape[1], threads, upstream_bd), parts_of)
     rows_u = np.unique(batches.next())
     before_ud = table_vd[rows_u].copy()
     traffic(rows_u)
@@ -79,6 +81,7 @@ def contestants_of(name, table_vd, upstream_bd, threads, batches):
     check_update(name, bag, optimizer, batches.next(), upstream_bd)
     lines = [
         Contestant(TRAFFIC, traffic, np.unique),
+        Contestant(SUMS, sums, parts_of),
         Contestant(UPDATE, optimizer.apply_gradients, prepare),
         Contestant(GROUPING, lambda parts: ops.group(parts, len(table_vd)), lambda ids: prepare(ids)[0][0].parts),
         Contestant(STEP, step(bag, optimizer)),
@@ -102,6 +105,14 @@ def check_update(name, bag, optimizer, ids, upstream_bd):
         check(name, np.quantile(off, 0.999) < 1e-5, f"(largest difference {off.max():.2g})")
 
 
+def parts_of(ids):
+    """The distinct rows of a batch, where the parts of each begin, and the bags of the parts."""
+    flat = ids.reshape(-1)
+    order = np.argsort(flat, kind="stable")
+    rows_u, starts = np.unique(flat[order], return_index=True)
+    return rows_u, np.append(starts, len(flat)), order // ids.shape[1]
+
+
 def _on_rows(rewrite, table_vd, state_vs):
     return lambda rows_u: rewrite(table_vd, state_vs, rows_u)
 
@@ -115,10 +126,11 @@ def main():
     results = []
     for kind in args.ids:
         batches = Batches(kind, args)
-        print(f"\n{kind} ids: ms, and how many times {', '.join(f'{a} / {b}' for a, (b, _) in TARGETS.items())}")
+        print(f"\n{kind} ids: ms, and {', '.join(f'{a} / {b}' for a, (b, _) in TARGETS.items())}")
         for name in args.optimizers.split(";"):
             lines = contestants_of(name, table_vd, upstream_bd, args.threads, batches)
             seconds = race(lines, batches, args.rounds)
+            seconds[ROWS_2] = np.subtract(seconds[UPDATE], seconds[GROUPING]).tolist()
             seconds[ROWS] = np.subtract(seconds[UPDATE], seconds[GROUPING]).tolist()
             medians = {line.name: float(np.median(seconds[line.name])) * 1e3 for line in lines}
             texts = []
