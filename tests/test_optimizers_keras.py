@@ -157,6 +157,8 @@ def test_what_the_base_class_gives(name, arguments, base, untouched, rng):
     if untouched not in optimizer.modes:
         pytest.skip(f"{name} has no {untouched}")
     arguments = {**arguments, **BASE[base]}
+    if keras.backend.backend() == "jax" and base in ("gradient_accumulation_steps", "ema", "all") and name != "Adam":
+        pytest.skip("Keras on JAX compiles these at every step; Adam stands for all")
     moves = optimizer(**arguments).at_rest == "weights" or "weight_decay" in arguments
     if untouched == "catch_up" and arguments.get("use_ema") and moves:
         with pytest.raises(ValueError, match="`use_ema` needs"):
