@@ -194,12 +194,12 @@ cdef inline int64_t id_at(const Ids *ids, int64_t i) noexcept nogil:
     return ids.wide[i] if ids.wide != NULL else ids.narrow[i]
 
 
-cdef inline int64_t bag_of(const int64_t *splits, int64_t bags, int64_t position) noexcept nogil:
-    """The last bag that starts at or before `position`."""
-    cdef int64_t low = 0, high = bags, middle
+cdef inline int64_t index_of(const int64_t *starts, int64_t count, int64_t position) noexcept nogil:
+    """The last i < count whose start lies at or before `position`: of row splits, the bag."""
+    cdef int64_t low = 0, high = count, middle
     while low + 1 < high:
         middle = (low + high) // 2
-        if splits[middle] <= position:
+        if starts[middle] <= position:
             low = middle
         else:
             high = middle
@@ -530,7 +530,7 @@ cdef inline int64_t make_keys(const id_t *ids, int64_t low, int64_t high, const 
     cdef uint32_t *counts_2 = counts + mask + 1
     cdef bint good = True, by_position = sort.by_position or sort.splits == NULL
     if sort.splits != NULL:
-        bag = bag_of(sort.splits, sort.bags, low)
+        bag = index_of(sort.splits, sort.bags, low)
     i = low
     while i < high:
         end = high
@@ -1320,18 +1320,6 @@ cdef void update_range(Update *u, int64_t block, Parts *parts, float *scratch, d
             step_batch(u, &rows, i - r, r + 1, grads, scratch, sums)
 
 
-cdef inline int64_t index_of(const int64_t *starts, int64_t count, int64_t at) noexcept nogil:
-    """The last i < count with starts[i] <= at."""
-    cdef int64_t low = 0, high = count, middle
-    while low + 1 < high:
-        middle = (low + high) // 2
-        if starts[middle] <= at:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
 cdef void update_worker(void *job, int me) noexcept nogil:
     cdef Team *team = <Team *>job
     cdef Update *u
@@ -1362,7 +1350,8 @@ cdef void update_worker(void *job, int me) noexcept nogil:
         block -= team.blocks[i]
         sums = u.sums + block * u.sums_width if u.sums != NULL else NULL
         if u.looks:
-            catch_up_keys(u, block, scratch)
+            if u.last != NULL:
+                catch_up_keys(u, block, scratch)
         elif u.everywhere:
             update_range(u, block, &parts, scratch, sums)
         else:
@@ -1584,7 +1573,7 @@ cdef class Job:
         self.groups = groups
         self.u.sort = &groups.sort
         self.u.looks = True
-        self.u.blocks = (groups.sort.kept + BLOCK - 1) // BLOCK if self.u.d and self.u.last != NULL else 0
+        self.u.blocks = (groups.sort.kept + BLOCK - 1) // BLOCK if self.u.d else 0
 
     def replays(self, const float[:, ::1] replays_th not None, int32_t first, int step, int32_t most):
         """Missed steps are taken one after the other, the last `most` of them: step number `step` with the numbers of

@@ -17,7 +17,7 @@ import numpy as np
 from fastembed import saving
 from fastembed._version import __version__
 from fastembed.optimizers.base import Optimizer
-from fastembed.table import Table, open_npy
+from fastembed.table import Table, locked, open_npy
 
 _FORMAT = 1
 _FILE = "checkpoint.json"
@@ -152,18 +152,9 @@ class Checkpoint:
                     seen.add(id(weight))
         return variables
 
-    @contextlib.contextmanager
     def _held(self, variables):
         """Inside, no other thread changes the variables."""
-        if self.optimizer is not None:
-            with self.optimizer.held(variables.values()):
-                yield
-            return
-        with contextlib.ExitStack() as locks:
-            for variable in sorted(variables.values(), key=id):
-                if isinstance(variable, Table):
-                    locks.enter_context(variable.lock)
-            yield
+        return (locked if self.optimizer is None else self.optimizer.held)(variables.values())
 
     def _known(self, variables):
         """The optimizer's counters, and what it keeps of variables, by their ids."""

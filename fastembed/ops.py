@@ -38,7 +38,6 @@ HYPERPARAMETERS = (
 # The state of a row by step: its parts in order, each with a number for each column (DIM) or one for the row. One
 # float32 matrix holds the state of all rows.
 DIM, ROW = "dim", "row"
-_CODES = {name: code for code, name in enumerate(_core.STEPS)}
 STATES = {
     "sgd": {},
     "momentum": {"momentum": DIM},
@@ -69,6 +68,7 @@ STATES = {
     "rowwise_rmsprop": {"velocity": ROW},
 }
 
+_CODES = {name: code for code, name in enumerate(_core.STEPS)}
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 # A fused function looks at its arguments' types at every call (2 us); here the choice is made once.
 _BY_ID = {
@@ -485,16 +485,21 @@ def group(parts, num_rows):
 
 def group_all(gradients):
     """group() for a list of (parts, num_rows), together: the many small ones share the threads."""
+    all_groups, bad = _sorted(gradients)
+    if bad >= 0:
+        parts, num_rows = gradients[bad]
+        explain_ids(parts.ids_n, num_rows)
+    return all_groups
+
+
+def _sorted(gradients):
+    """The groups of a list of (parts, num_rows), and the index of the first with an id that is no row; -1: none has."""
     all_groups, work = [], 0
     for (ids_n, splits_b1, weights_n, combiner, padding, upstream_bd, _), num_rows in gradients:
         make = _BY_ID["group"][ids_n.dtype]
         all_groups.append(make(ids_n, splits_b1, weights_n, combiner, padding, num_rows, len(upstream_bd)))
         work += len(ids_n)
-    bad = _core.sort(all_groups, threads_for(work * 20))  # a key costs about 20 bytes' worth of a row's traffic
-    if bad >= 0:
-        parts, num_rows = gradients[bad]
-        explain_ids(parts.ids_n, num_rows)
-    return all_groups
+    return all_groups, _core.sort(all_groups, threads_for(work * 20))  # a key costs about 20 bytes of a row's traffic
 
 
 def look_parts(ids_n, splits_b1=None, combiner="sum", padding_idx=None):
@@ -506,10 +511,8 @@ def look_parts(ids_n, splits_b1=None, combiner="sum", padding_idx=None):
 
 def group_look(parts, num_rows):
     """group(); None where an id is no row."""
-    ids_n, splits_b1, weights_n, combiner, padding, upstream_bd, _ = parts
-    make = _BY_ID["group"][ids_n.dtype]
-    groups = make(ids_n, splits_b1, weights_n, combiner, padding, num_rows, len(upstream_bd))
-    return groups if _core.sort([groups], threads_for(len(ids_n) * 20)) < 0 else None
+    (groups,), bad = _sorted([(parts, num_rows)])
+    return groups if bad < 0 else None
 
 
 def same_groups(one, other):
@@ -589,7 +592,7 @@ class Missed(NamedTuple):
 
 
 def powers(decays, count=512):
-    """decays[p] to the powers 0, 1, ... count, as `Missed` takes them: float32 (3, count)."""
+    """decays[p] to the powers 0, 1, ... count - 1, as `Missed` takes them: float32 (3, count)."""
     factors_pn = np.ones((3, count))
     factors_pn[: len(decays), 1:] = np.reshape(decays, (-1, 1))
     return np.multiply.accumulate(factors_pn, axis=1).astype(np.float32)
@@ -609,10 +612,11 @@ class Average(NamedTuple):
 class Update(NamedTuple):
     """One pass over rows of one variable, for `run`.
 
-    table, gradient (Parts, or an array that has every row), step (None: none), hyper, state, groups, constraint: as
-    update() takes them; a hyper may have "columns", an array (d,). everywhere: rows without a gradient step too.
-    factor, limit: summed gradients are multiplied and cut off. fade: w -= fade w before the step. scales: float32 (v,),
-    by which the learning rate of each row is multiplied, 0: the row is left out. missed: Missed. average: Average.
+    table, gradient (Parts, or an array that has every row; None with groups: their rows only catch up), step (None:
+    none), hyper, state, groups, constraint: as update() takes them; a hyper may have "columns", an array (d,).
+    everywhere: rows without a gradient step too. factor, limit: summed gradients are multiplied and cut off. fade:
+    w -= fade w before the step. scales: float32 (v,), by which the learning rate of each row is multiplied, 0: the row
+    is left out. missed: Missed. average: Average.
     """
 
     table: np.ndarray
@@ -677,6 +681,9 @@ def _job(update, known):
         touched = groups.num_parts
     elif gradient is not None:
         job.dense(gradient)
+    elif groups is not None:
+        job.look(groups)
+        touched = groups.num_parts
     if update.everywhere:
         job.everywhere(_zero_row(table.shape[1]))
         touched = len(table)
@@ -711,17 +718,6 @@ def run(updates):
     known = {}
     jobs = [_job(update, known) for update in updates]
     return _core.run_jobs([job for job, _ in jobs], threads_for(sum(work for _, work in jobs)))
-
-
-def catch_up(table, hyper, state, missed, groups, scales=None, constraint=None):
-    """The rows in the groups take the steps that they have missed."""
-    job = _core.Job(table, state, -1, numbers(hyper), None if constraint is None else tuple(constraint))
-    _set_missed(job, missed, table.shape[1])
-    if scales is not None:
-        job.scale(scales)
-    job.look(groups)
-    width = table.shape[1] + (0 if state is None else state.shape[1])
-    _core.run_jobs([job], threads_for(groups.num_parts * width * 4))
 
 
 def finite(gradient):

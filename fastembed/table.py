@@ -4,6 +4,7 @@ May import: ops, dtypes, threads. Do not break: `numpy()` is the memory itself, 
 address for life; whatever reads rows goes through `numpy` or `current`, since an optimizer may owe them steps.
 """
 
+import contextlib
 import os
 
 import numpy as np
@@ -211,6 +212,16 @@ class Table:
         if isinstance(self._array_vd, np.memmap):  # a copy lives in memory: two writers of one file lose data
             state.update(_array_vd=np.array(self._array_vd), path=None)
         return state
+
+
+@contextlib.contextmanager
+def locked(variables):
+    """Holds the locks of the tables among the variables; every thread takes them in one order."""
+    with contextlib.ExitStack() as locks:
+        for variable in sorted(variables, key=id):
+            if isinstance(variable, Table):
+                locks.enter_context(variable.lock)
+        yield
 
 
 def check_size(value, name):

@@ -8,6 +8,7 @@ import copy
 import gc
 import itertools
 import pickle
+import threading
 import weakref
 
 import numpy as np
@@ -828,3 +829,57 @@ def test_nothing_is_grouped_where_nothing_is_behind(monkeypatch):
     before = layer.embeddings.memory.copy()
     layer([1])
     assert (layer.embeddings.memory != before).any(axis=1).tolist() == [row == 1 for row in range(V)]
+
+
+@pytest.mark.parametrize("mode", ["skip", "dense", "catch_up"])
+def test_a_function_as_learning_rate(mode):
+    """One that nobody registered, and that is asked once for each step."""
+    asked, table = [], Table((3, 2))
+    optimizer = optimizers.Adam(lambda step: asked.append(step) or 0.1, untouched=mode)
+    for _ in range(3):
+        optimizer.apply([IndexedSlices(np.ones((1, 2)), [0], (3, 2))], [table])
+    assert asked == [0, 1, 2]
+
+
+@pytest.mark.parametrize("first", ["sparse", "dense"])
+def test_a_refused_norm_leaves_what_waits(first):
+    """Gradients of earlier calls still wait, as they were, for the step that follows."""
+    w, optimizer = np.zeros((3, 2), np.float32), optimizers.SGD(1.0, clipnorm=1e9, gradient_accumulation_steps=2)
+
+    def gradient(value):
+        return IndexedSlices(np.full((1, 2), value), [0], (3, 2))
+
+    optimizer.apply([gradient(1.0) if first == "sparse" else gradient(1.0).to_dense()], [w])
+    with pytest.raises(ValueError, match="a norm of gradients that is not finite"):
+        optimizer.apply([gradient(3e38)], [w])
+    assert optimizer.calls == 1
+    optimizer.apply([gradient(3.0)], [w])
+    assert w.tolist() == [[-2, -2], [0, 0], [0, 0]]
+
+
+def test_a_loss_scale_excludes_from_weight_decay():
+    for outside in (False, True):
+        table, inner = Table((3, 2), name="bias"), optimizers.SGD(0.5, weight_decay=0.5)
+        table.assign(np.ones((3, 2)))
+        optimizer = optimizers.LossScaleOptimizer(inner)
+        (optimizer if outside else inner).exclude_from_weight_decay(var_names=["bias"])
+        optimizer.apply([np.zeros((3, 2))], [table])
+        assert (table.numpy() == 1).all()
+
+
+@pytest.mark.parametrize("ask", ["state", "average", "pickle", "catch_up"])
+def test_who_asks_waits_for_the_table(ask):
+    """Rows catch up, and averages are written, under the table's lock."""
+    table, mode = Table((3, 2)), "skip" if ask == "average" else "catch_up"
+    optimizer = optimizers.SGD(0.1, momentum=0.9, untouched=mode, use_ema=ask == "average")
+    for row in (0, 1):
+        optimizer.apply([IndexedSlices(np.ones((1, 2)), [row], (3, 2))], [table])
+    asks = {"pickle": lambda: pickle.dumps(optimizer), "catch_up": optimizer.catch_up}
+    thread = threading.Thread(target=asks.get(ask, lambda: getattr(optimizer, ask)(table)))
+    before = table.memory.copy()
+    with table.lock:
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert np.array_equal(table.memory, before)
+    thread.join()

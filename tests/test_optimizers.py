@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import reference as ref
+from test_optimizer_configs import BASE
 
 from fastembed import Embedding, IndexedSlices, Table, optimizers
 
@@ -203,17 +204,6 @@ def test_config(case):
 
 def test_defaults():
     """Keras 3's, key for key; RowwiseAdagrad's are FBGEMM's where Keras has none."""
-    base = {
-        "weight_decay": None,
-        "clipnorm": None,
-        "global_clipnorm": None,
-        "clipvalue": None,
-        "use_ema": False,
-        "ema_momentum": 0.99,
-        "ema_overwrite_frequency": None,
-        "loss_scale_factor": None,
-        "gradient_accumulation_steps": None,
-    }
     adagrad = {"learning_rate": 0.001, "initial_accumulator_value": 0.1, "epsilon": 1e-7}
     adam = {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "amsgrad": False}
     for make, name, own in (
@@ -223,7 +213,7 @@ def test_defaults():
         (optimizers.Adam, "adam", adam),
     ):
         rate = own.pop("learning_rate")
-        expected = {"name": name, "learning_rate": rate, **base, **own}
+        expected = {"name": name, "learning_rate": rate, **BASE, **own}
         assert make().get_config() == expected
         assert list(make().get_config()) == list(expected)
 

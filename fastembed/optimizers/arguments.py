@@ -1,11 +1,13 @@
 """The arguments of optimizers: those of Keras's base class and ours, and what each may be.
 
-May import: serialization. Do not break: a value that passes its check can be kept, compared and written to a config.
+May import: serialization, table. Do not break: a value that passes its check can be kept, compared and written to a
+config.
 """
 
 import numpy as np
 
 from fastembed import serialization
+from fastembed.table import check_size
 
 MODES = ("skip", "dense", "catch_up")
 
@@ -24,11 +26,11 @@ def number_in(above=None, most=None):
     """A check for floats > above and <= most."""
 
     def check(name, value):
-        number = float(serialization.check_number(value, name))
-        if (above is not None and number <= above) or (most is not None and number > most):
+        found = float(serialization.check_number(value, name))
+        if (above is not None and found <= above) or (most is not None and found > most):
             rules = [f"greater than {above}"] * (above is not None) + [f"at most {most}"] * (most is not None)
             raise ValueError(f"`{name}` must be {' and '.join(rules)}. Received: {name}={value!r}")
-        return number
+        return found
 
     return check
 
@@ -40,27 +42,14 @@ def _flag(name, value):
     return bool(value)
 
 
-def _optional(name, value):
-    """A float > 0, or None."""
-    if value is None:
-        return None
-    if not number(name, value) > 0:
-        raise ValueError(f"`{name}` must be greater than 0, or None. Received: {name}={value!r}")
-    return number(name, value)
+def count(name, value):
+    """An int > 0."""
+    return check_size(value, name)
 
 
-def _decay(name, value):
-    """A float >= 0, or None."""
-    return None if value is None else number(name, value)
-
-
-def _count(name, value):
-    """An int > 0, or None."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"`{name}` must be an integer above 0, or None. Received: {name}={value!r}")
-    return int(value)
+def _or_none(check):
+    """What passes the check, or None."""
+    return lambda name, value: None if value is None else check(name, value)
 
 
 def _one_of(*values):
@@ -89,15 +78,15 @@ BASE = {
 OURS = {"untouched": "skip", "on_nonfinite": "raise"}
 
 CHECKS = {
-    "weight_decay": _decay,
-    "clipnorm": _optional,
-    "global_clipnorm": _optional,
-    "clipvalue": _optional,
+    "weight_decay": _or_none(number),
+    "clipnorm": _or_none(number_in(above=0)),
+    "global_clipnorm": _or_none(number_in(above=0)),
+    "clipvalue": _or_none(number_in(above=0)),
     "use_ema": _flag,
     "ema_momentum": _fraction,
-    "ema_overwrite_frequency": _count,
-    "loss_scale_factor": _optional,
-    "gradient_accumulation_steps": _count,
+    "ema_overwrite_frequency": _or_none(count),
+    "loss_scale_factor": _or_none(number_in(above=0)),
+    "gradient_accumulation_steps": _or_none(count),
     "untouched": _one_of(*MODES),
     "on_nonfinite": _one_of("raise", "skip"),
     "momentum": _fraction,

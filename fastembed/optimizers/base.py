@@ -18,7 +18,7 @@ from fastembed import ops, schedules, serialization
 from fastembed.optimizers.arguments import BASE, CHECKS, MODES, OURS, number
 from fastembed.optimizers.kept import Kept, matrix_of
 from fastembed.slices import IndexedSlices
-from fastembed.table import Table
+from fastembed.table import Table, locked
 from fastembed.threads import Lock
 
 
@@ -89,8 +89,7 @@ class Optimizer(serialization.Configurable):
         self._lock = Lock()
 
     def __getstate__(self):
-        for kept in self._variables.values():
-            kept.pay(None)
+        self.catch_up()
         return {**self.__dict__, "_variables": list(self._variables.values()), "_held": list(self._held.values())}
 
     def __setstate__(self, state):
@@ -212,28 +211,27 @@ class Optimizer(serialization.Configurable):
             {'momentum': (5, 2), 'velocity': (5, 2)}
         """
         kept = self._known(variable)
-        kept.pay(None)
+        self.catch_up(variable)
         parts = {}
         for name, part in kept.parts.items():
             per_row = ops.STATES[kept.step][name] == ops.ROW
             parts[name] = kept.state_vs[:, part.start] if per_row else kept.state_vs[:, part]
         parts.update({name: array for name, array in kept.own.items() if isinstance(array, np.ndarray)})
-        if self.use_ema:
-            parts["average"] = kept.average_rows(self.calls, self.ema_momentum)
-        return parts
+        return {**parts, "average": self.average(variable)} if self.use_ema else parts
 
     def average(self, variable):
         """The running average of a variable (`use_ema`): float32 in its shape, up to date, the memory itself."""
         if not self.use_ema:
             raise ValueError("`average` needs use_ema=True. Received: use_ema=False")
-        return self._known(variable).average_rows(self.calls, self.ema_momentum).reshape(variable.shape)
+        kept = self._known(variable)
+        with self.held([variable]):
+            return kept.average_rows(self.calls, self.ema_momentum).reshape(variable.shape)
 
     def finalize_variable_values(self, variables):
         """Variables become their running averages, as Keras does at the end of a training with `use_ema`."""
         for variable in variables if self.use_ema else ():
             kept = self._known(variable)
-            with contextlib.ExitStack() as locks:
-                self._enter(locks, [variable])
+            with self.held([variable]):
                 kept.overwrite(kept.average_rows(self.calls, self.ema_momentum))
                 self.refresh(kept.matrix, kept.own)
 
@@ -252,16 +250,14 @@ class Optimizer(serialization.Configurable):
             array([ True, False, False])
         """
         known = list(self._variables.values()) if variable is None else [self._known(variable)]
-        with contextlib.ExitStack() as locks:
-            self._enter(locks, [kept.variable for kept in known])
+        with self.held([kept.variable for kept in known]):
             for kept in known:
                 kept.pay(None)
 
     @contextlib.contextmanager
     def held(self, variables):
         """Inside, no other thread takes a step, or lets rows of these variables catch up."""
-        with contextlib.ExitStack() as locks:
-            self._enter(locks, variables)
+        with self._lock, locked(variables):
             yield
 
     def settings(self):
@@ -316,8 +312,7 @@ class Optimizer(serialization.Configurable):
     def build(self, variables):
         """Makes the state of `variables` now instead of at their first gradient."""
         variables = list(variables)
-        with contextlib.ExitStack() as locks:
-            self._enter(locks, variables)
+        with self.held(variables):
             for variable in variables:
                 self._keep(variable)
 
@@ -334,13 +329,6 @@ class Optimizer(serialization.Configurable):
             self._held[id(variable)] = variable
         kept.attach()
         return kept
-
-    def _enter(self, locks, variables):
-        """The lock of the optimizer and those of the tables; every thread takes them in one order."""
-        locks.enter_context(self._lock)
-        for variable in sorted(variables, key=id):
-            if isinstance(variable, Table):
-                locks.enter_context(variable.lock)
 
     # ---- a step ----------------------------------------------------------------------------------------------------
 
@@ -364,67 +352,69 @@ class Optimizer(serialization.Configurable):
                 a gradient that is not finite.
             IndexError: an id that is no row. No variable, state or counter has changed then.
         """
-        self._apply(list(grads_and_vars), 1.0)
+        pairs = list(grads_and_vars)
+        with self._lock:
+            reason = self._apply(pairs, 1.0 / (self.loss_scale_factor or 1.0))
+            if reason and self.on_nonfinite == "raise":
+                raise ValueError(f"a gradient must be finite. Received: {reason}")
+            self.skipped += bool(reason)
 
     def _apply(self, pairs, factor):
-        """A step with gradients times `factor`. Returns False where one is not finite and the call does not count."""
-        with contextlib.ExitStack() as locks:
-            seen = set()
-            for _, variable in pairs:
-                _check_variable(variable)
-                if id(variable) in seen:
-                    raise ValueError(f"a variable must come once; add its gradients (+). Received: {variable!r} twice")
-                seen.add(id(variable))
-            self._enter(locks, [variable for _, variable in pairs])
+        """A step with gradients times `factor`. Returns None; or, where one is not finite, what is wrong with it: the
+        call does not count then, and nothing has changed."""
+        variables, seen = [variable for _, variable in pairs], set()
+        for variable in variables:
+            _check_variable(variable)
+            if id(variable) in seen:
+                raise ValueError(f"a variable must come once; add its gradients (+). Received: {variable!r} twice")
+            seen.add(id(variable))
+        with self.held(variables):
             gradients = [_check_gradient(gradient, variable) for gradient, variable in pairs]
-            all_groups = _group(gradients, [variable for _, variable in pairs])
+            all_groups = _group(gradients, variables)
             if not all(map(ops.finite, gradients)):
-                return self._refuse(_explain_nonfinite(pairs, gradients))
-            known = [self._keep(variable) for _, variable in pairs]
+                return _explain_nonfinite(pairs, gradients)
+            known = [self._keep(variable) for variable in variables]
             steps = self.gradient_accumulation_steps or 1
             takes_step = (self.calls + 1) % steps == 0
             if takes_step:
-                self._prepare(known)
+                t, rate = self._prepare(known)
+            waiting = [(kept, kept.pending) for kept in self._variables.values()]
             if steps > 1:  # `factor` may be another one at the next call
                 for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
                     kept.add_pending(gradient, groups, factor)
                 if takes_step:
                     gradients = [kept.take_pending() for kept in known]
-                    all_groups = _group(gradients, [kept.variable for kept in known])
-                    for kept in self._variables.values():
+                    all_groups = _group(gradients, variables)
+                    for kept, _ in waiting:
                         kept.pending = None
                 factor = 1.0
             if takes_step:
                 work = [*zip(known, gradients, all_groups, strict=True)]
-                factors = self._clip_factors(work, factor / (steps * (self.loss_scale_factor or 1.0)))
+                factors = self._clip_factors(work, factor / steps)
                 if not np.isfinite(factors).all():
-                    return self._refuse("a norm of gradients that is not finite")
-                self._step(work, factors)
+                    for kept, pending in waiting:
+                        kept.pending = pending
+                    return "a norm of gradients that is not finite"
+                self._step(work, factors, t, rate)
             if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
                 for kept in self._variables.values():
                     kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
                     self.refresh(kept.matrix, kept.own)
             self.calls += 1
-            return True
-
-    def _refuse(self, reason):
-        """A gradient is not finite: what `on_nonfinite` says."""
-        if self.on_nonfinite == "raise":
-            raise ValueError(f"a gradient must be finite. Received: {reason}")
-        self.skipped += 1
-        return False
+            return None
 
     def _prepare(self, known):
-        """The hyperparameters of the step to come; whatever may be wrong with them is found now."""
+        """Returns the number of the step to come and its learning rate, and makes its hyperparameters: whatever may be
+        wrong with them is found now."""
         t, rate = self.iterations + 1, self.learning_rate
         for kept in known:
             if kept.weight_decay * rate >= 1:
                 raise ValueError(f"`weight_decay` times `learning_rate` must be below 1. Received: {self!r}")
         self._hyper = self.hyper(t, rate)
+        return t, rate
 
-    def _step(self, work, factors):
-        """The passes of one step, each over all variables together. work: (kept, gradient, groups)."""
-        t, rate = self.iterations + 1, self.learning_rate
+    def _step(self, work, factors, t, rate):
+        """The passes of step t, each over all variables together. work: (kept, gradient, groups)."""
         every_row = self.untouched != "skip"
         passes = [
             self.passes(t, rate, kept.own, every_row or isinstance(gradient, np.ndarray)) for kept, gradient, _ in work

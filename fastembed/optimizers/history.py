@@ -67,8 +67,7 @@ def plan(optimizer):
 
 def _plan_of(optimizer):
     """plan(), which takes a tenth of a second, made once for an optimizer of many tables."""
-    own = optimizer.get_config()
-    own.pop("learning_rate")
+    own = optimizer.settings()
     if optimizer.plan is None or optimizer.plan[0] != own:
         optimizer.plan = own, plan(optimizer)
     return optimizer.plan[1]

@@ -113,17 +113,14 @@ class Kept:
         history = self.history
         if history is None or history.now == self.paid or self.matrix.size == 0:
             return
-        about = {"scales": self.scales, "constraint": self.row_constraint}
-        missed = history.missed()
+        groups = None if look is None else ops.group_look(look, len(self.matrix))
+        if look is not None and groups is None:  # an id is no row: the look-up says so
+            return
+        how = {"constraint": self.row_constraint, "missed": history.missed(), "everywhere": look is None}
+        ops.run([self.update(None, groups, None, self.hyper, **how)])
         if look is None:
-            update = ops.Update(self.matrix, None, None, self.hyper, self.state_vs, missed=missed, everywhere=True)
-            ops.run([update._replace(**about)])
             self.paid = history.now
         else:
-            groups = ops.group_look(look, len(self.matrix))
-            if groups is None:  # an id is no row: the look-up says so
-                return
-            ops.catch_up(self.matrix, self.hyper, self.state_vs, missed, groups, **about)
             self.looked = look._replace(ids_n=look.ids_n.copy()), groups
 
     def groups_of(self, parts):
@@ -186,6 +183,7 @@ class Kept:
             if factor != 1:
                 values_ud *= np.float32(factor)
             if isinstance(self.pending, np.ndarray):
+                self.pending = self.pending.copy()  # what waited until now stays as it was
                 self.pending[rows_u] += values_ud
             else:
                 self.pending = [*(self.pending or []), (rows_u, values_ud)]

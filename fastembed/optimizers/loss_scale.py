@@ -1,15 +1,15 @@
 """LossScaleOptimizer: an optimizer whose loss is multiplied by a number that follows what gradients bear.
 
-May import: optimizers.arguments, .base, serialization, table. Do not break: arguments and config are Keras 3's; a step
-with a gradient that is not finite writes nothing.
+May import: optimizers.arguments, .base, serialization. Do not break: arguments and config are Keras 3's; a step with
+a gradient that is not finite writes nothing.
 """
 
+import contextlib
 import types
 
 from fastembed import serialization
-from fastembed.optimizers.arguments import BASE, number_in
+from fastembed.optimizers.arguments import BASE, count, number_in
 from fastembed.optimizers.base import Optimizer
-from fastembed.table import check_size
 
 
 class LossScaleOptimizer(Optimizer):
@@ -37,7 +37,7 @@ class LossScaleOptimizer(Optimizer):
     ranges = types.MappingProxyType(
         {
             "initial_scale": number_in(above=0),
-            "dynamic_growth_steps": lambda name, value: check_size(value, name),
+            "dynamic_growth_steps": count,
         }
     )
 
@@ -51,7 +51,7 @@ class LossScaleOptimizer(Optimizer):
             raise ValueError(f"`inner_optimizer` is where these must be set. Received: {set_here}")
         self.inner_optimizer = inner_optimizer
         own = {"initial_scale": initial_scale, "dynamic_growth_steps": dynamic_growth_steps}
-        super().__init__(0.0, name or "loss_scale_optimizer", {}, own)
+        super().__init__(inner_optimizer._learning_rate, name or "loss_scale_optimizer", {}, own)
         self.scale = self.initial_scale
         self.step_counter = 0  # steps since `scale` changed
 
@@ -59,23 +59,17 @@ class LossScaleOptimizer(Optimizer):
         """Returns the loss times `scale`."""
         return loss * self.scale
 
-    def _apply(self, pairs, factor):
-        inner = self.inner_optimizer
+    def apply_gradients(self, grads_and_vars):
+        """See `Optimizer.apply_gradients`; a gradient that is not finite is no error."""
+        pairs = list(grads_and_vars)
         with self._lock:
-            kept = inner.on_nonfinite, inner.skipped, inner.loss_scale_factor
-            inner.on_nonfinite, inner.loss_scale_factor = "skip", None
-            try:
-                applied = inner._apply(pairs, factor / self.scale)
-            finally:
-                inner.on_nonfinite, inner.skipped, inner.loss_scale_factor = kept
-            if not applied:
+            if self.inner_optimizer._apply(pairs, 1.0 / self.scale):
                 self.scale, self.step_counter = self.scale / 2, 0
                 self.skipped += 1
             elif self.step_counter == self.dynamic_growth_steps - 1:
                 self.scale, self.step_counter = self.scale * 2, 0
             else:
                 self.step_counter += 1
-            return applied
 
     # ---- what a checkpoint asks ------------------------------------------------------------------------------------
 
@@ -99,9 +93,11 @@ class LossScaleOptimizer(Optimizer):
         self.skipped, self.scale, self.step_counter = (numbers[name] for name in ("skipped", "scale", "step_counter"))
         self.inner_optimizer.restore(numbers["inner_optimizer"], variables)
 
-    def _enter(self, locks, variables):
-        locks.enter_context(self._lock)
-        self.inner_optimizer._enter(locks, variables)
+    @contextlib.contextmanager
+    def held(self, variables):
+        """See `Optimizer.held`."""
+        with self._lock, self.inner_optimizer.held(variables):
+            yield
 
     # ---- all else is the inner optimizer's -------------------------------------------------------------------------
 
@@ -117,13 +113,16 @@ class LossScaleOptimizer(Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value):
-        if hasattr(self, "scale"):
-            self.inner_optimizer.learning_rate = value
+        self.inner_optimizer.learning_rate = value
 
     @property
     def variables(self):
         """Those of the inner optimizer."""
         return self.inner_optimizer.variables
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """See `Optimizer.exclude_from_weight_decay`."""
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def build(self, variables):
         """See `Optimizer.build`."""
