@@ -214,14 +214,15 @@ class Table:
         return state
 
 
-@contextlib.contextmanager
-def locked(variables):
-    """Holds the locks of the tables among the variables; every thread takes them in one order."""
-    with contextlib.ExitStack() as locks:
+def locked(variables, *locks):
+    """Takes locks, then those of the tables among the variables, which every thread takes in one order: for `with`."""
+    with contextlib.ExitStack() as taken:
+        for lock in locks:
+            taken.enter_context(lock)
         for variable in sorted(variables, key=id):
             if isinstance(variable, Table):
-                locks.enter_context(variable.lock)
-        yield
+                taken.enter_context(variable.lock)
+        return taken.pop_all()
 
 
 def check_size(value, name):

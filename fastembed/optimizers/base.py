@@ -254,11 +254,9 @@ class Optimizer(serialization.Configurable):
             for kept in known:
                 kept.pay(None)
 
-    @contextlib.contextmanager
     def held(self, variables):
-        """Inside, no other thread takes a step, or lets rows of these variables catch up."""
-        with self._lock, locked(variables):
-            yield
+        """For `with`: no other thread takes a step, or lets rows of these variables catch up."""
+        return locked(variables, self._lock)
 
     def settings(self):
         """All arguments by name but `name` and `learning_rate`: those that a checkpoint compares."""
@@ -378,8 +376,9 @@ class Optimizer(serialization.Configurable):
             takes_step = (self.calls + 1) % steps == 0
             if takes_step:
                 t, rate = self._prepare(known)
-            waiting = [(kept, kept.pending) for kept in self._variables.values()]
+            waiting = ()
             if steps > 1:  # `factor` may be another one at the next call
+                waiting = [(kept, kept.pending) for kept in self._variables.values()]
                 for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
                     kept.add_pending(gradient, groups, factor)
                 if takes_step:

@@ -1,15 +1,15 @@
 """LossScaleOptimizer: an optimizer whose loss is multiplied by a number that follows what gradients bear.
 
-May import: optimizers.arguments, .base, serialization. Do not break: arguments and config are Keras 3's; a step with
-a gradient that is not finite writes nothing.
+May import: optimizers.arguments, .base, serialization, table. Do not break: arguments and config are Keras 3's; a step
+with a gradient that is not finite writes nothing.
 """
 
-import contextlib
 import types
 
 from fastembed import serialization
 from fastembed.optimizers.arguments import BASE, count, number_in
 from fastembed.optimizers.base import Optimizer
+from fastembed.table import locked
 
 
 class LossScaleOptimizer(Optimizer):
@@ -93,11 +93,9 @@ class LossScaleOptimizer(Optimizer):
         self.skipped, self.scale, self.step_counter = (numbers[name] for name in ("skipped", "scale", "step_counter"))
         self.inner_optimizer.restore(numbers["inner_optimizer"], variables)
 
-    @contextlib.contextmanager
     def held(self, variables):
         """See `Optimizer.held`."""
-        with self._lock, self.inner_optimizer.held(variables):
-            yield
+        return locked(variables, self._lock, self.inner_optimizer._lock)
 
     # ---- all else is the inner optimizer's -------------------------------------------------------------------------
 
