@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Octets = NDArray[np.uint8]  # the bytes of the rows of a table (v, row_bytes(dtype, d)), beside its dtype's number in DTYPES
 Ids = NDArray[np.int32] | NDArray[np.int64]
 Splits = NDArray[np.int64]
 Arguments = NDArray[np.int32]
@@ -26,6 +27,7 @@ NON_NEG: Final[int]
 NORM: Final[int]
 OPENMP: Final[int]
 STEPS: Final[tuple[str, ...]]
+DTYPES: Final[tuple[str, ...]]
 
 class Groups:
     num_rows: Final[int]
@@ -35,12 +37,14 @@ class Groups:
 
 def select_isa(isa: str) -> bool: ...
 def has_isa(isa: str) -> bool: ...
+def row_bytes(dtype: int, d: int) -> int: ...
 
 # The next five are tables by dtype too: `gather["int64_t"]` takes int64 ids alone.
 def check_ids(ids_n: Ids, v: int) -> bool: ...
-def gather(table_vd: Floats, ids_n: Ids, out_nd: Floats, num_threads: int) -> bool: ...
+def gather(table_vb: Octets, dtype: int, ids_n: Ids, out_nd: Floats, num_threads: int) -> bool: ...
 def pool(
-    table_vd: Floats,
+    table_vb: Octets,
+    dtype: int,
     ids_n: Ids,
     splits_b1: Splits,
     weights_n: Floats | None,
@@ -51,7 +55,8 @@ def pool(
     num_threads: int,
 ) -> bool: ...
 def weights_gradient(
-    table_vd: Floats,
+    table_vb: Octets,
+    dtype: int,
     ids_n: Ids,
     splits_b1: Splits,
     weights_n: Floats | None,
@@ -75,8 +80,18 @@ def sort(all_groups: list[Groups], num_threads: int) -> int: ...
 
 class Job:
     def __init__(
-        self, table_vd: Floats, state_vs: Floats | None, step: int, hyper: Hyper, constraint: Constraint | None
+        self,
+        table_vb: Octets,
+        dtype: int,
+        d: int,
+        state_vb: Octets | None,
+        state_dtype: int,
+        state_width: int,
+        step: int,
+        hyper: Hyper,
+        constraint: Constraint | None,
     ) -> None: ...
+    def round(self, stochastic: bool, seed: int, step: int, pass_: int) -> None: ...
     def parts(
         self, groups: Groups, upstream_bd: Floats, weights_n: Floats | None, arg_bd: Arguments | None
     ) -> None: ...
@@ -106,6 +121,17 @@ class Job:
 def run_jobs(jobs: list[Job], num_threads: int) -> list[list[float]]: ...
 def broken(table_vd: Floats, constraint: Constraint, num_threads: int) -> int: ...
 def project(table_vd: Floats, constraint: Constraint, num_threads: int) -> None: ...
+def decode(table_vb: Octets, dtype: int, values_vd: Floats, num_threads: int) -> None: ...
+def encode_rows(
+    table_vb: Octets,
+    dtype: int,
+    values_vd: Floats,
+    first_row: int,
+    stochastic: bool,
+    seed: int,
+    step: int,
+    num_threads: int,
+) -> None: ...
 def finite(x_n: Floats, num_threads: int) -> bool: ...
 def sums(table_vd: Floats, num_threads: int) -> tuple[float, float]: ...
 def count_unique(groups: Groups) -> int: ...

@@ -61,14 +61,31 @@ cdef extern from "_rows/rows.h" nogil:
         int numbers
         int columns
     const fe_step_about *fe_steps
+    ctypedef struct fe_rounding:
+        int stochastic
+        uint64_t seed
+        uint64_t step
+    enum: FE_float32
+    enum: FE_DTYPES
+    ctypedef struct fe_dtype_about:
+        const char *name
+        size_t bits
+        size_t head
+    const fe_dtype_about *fe_dtypes
+    size_t fe_row_bytes(int dtype, size_t d)
+    ctypedef struct fe_codec:
+        void (*copy)(const void **rows, size_t n, size_t d, float *out, int stream) noexcept nogil
+        void (*sum)(const void **rows, const float *w, size_t n, size_t d, float *out, int flags) noexcept nogil
+        void (*decode)(const void **rows, size_t n, size_t d, float *out) noexcept nogil
+        void (*encode)(void **rows, const int64_t *numbers, size_t n, size_t d, size_t first_column, float *x,
+                       size_t stride, const fe_rounding *rounding) noexcept nogil
     ctypedef struct fe_rows:
         const char *isa
-        int (*point32)(const int32_t *ids, size_t n, const float *table, uint64_t v, size_t d,
-                       const float **rows) noexcept nogil
-        int (*point64)(const int64_t *ids, size_t n, const float *table, uint64_t v, size_t d,
-                       const float **rows) noexcept nogil
-        void (*copy)(const float **rows, size_t n, size_t d, float *out, int stream) noexcept nogil
-        void (*sum)(const float **rows, const float *w, size_t n, size_t d, float *out, int flags) noexcept nogil
+        fe_codec *codec
+        int (*point32)(const int32_t *ids, size_t n, const char *table, uint64_t v, size_t row_bytes,
+                       const void **rows) noexcept nogil
+        int (*point64)(const int64_t *ids, size_t n, const char *table, uint64_t v, size_t row_bytes,
+                       const void **rows) noexcept nogil
         void (*runs)(const float **parts, const float *w, const int64_t *begins, int64_t first, size_t n, size_t d,
                      float *sums, const float **grads) noexcept nogil
         void (*sum_where)(const float **rows, const int32_t **args, const int32_t *index, const float *w, size_t n,
@@ -122,6 +139,7 @@ cdef enum:
     BAGS = 128            # bags, or more if they are small, that a thread takes at a time
     STREAM = 4 << 20      # bytes from which a gathered array is stored past the caches
     FAR = 1 << 20         # bytes from which upstream gradients are prefetched
+    DECODED = 16          # rows that are decoded together
 
 SUM, MEAN, SQRTN, MAX = 0, 1, 2, 3
 cdef enum:
@@ -132,6 +150,7 @@ cdef enum:
 
 NON_NEG, NORM = FE_NON_NEG, FE_NORM
 STEPS = tuple([(<bytes>fe_steps[i].name).decode() for i in range(FE_STEPS)])
+DTYPES = tuple([(<bytes>fe_dtypes[i].name).decode() for i in range(FE_DTYPES)])
 OPENMP = FE_OPENMP
 
 cdef const fe_rows *rows_of_isa = NULL
@@ -146,6 +165,13 @@ def select_isa(str isa):
         return False
     rows_of_isa = found
     return True
+
+
+def row_bytes(int dtype, int64_t d):
+    """The bytes of a row of d elements; dtype: its number in DTYPES."""
+    if not 0 <= dtype < FE_DTYPES:
+        raise ValueError("`dtype` must be a number of DTYPES")
+    return fe_row_bytes(dtype, d)
 
 
 def has_isa(str isa):
@@ -221,10 +247,14 @@ def check_ids(const id_t[::1] ids_n not None, int64_t v):
 
 cdef struct Look:
     const fe_rows *rows
+    const fe_codec *codec
+    bint coded                # rows are not float32
     Ids ids
-    const float *table
+    const char *table
+    int64_t row_bytes
     int64_t v
     int64_t d
+    float *scratch            # for each thread: DECODED rows; where float32 rows are needed, and they are coded
     const int64_t *splits     # b + 1, or NULL: every id is a bag
     int64_t bags
     const float *weights      # NULL: ones
@@ -240,7 +270,7 @@ cdef struct Look:
 cdef struct Window:           # the rows of ids low .. ready
     int64_t low
     int64_t ready
-    const float *pointers[WINDOW + FE_AHEAD]
+    const void *pointers[WINDOW + FE_AHEAD]
 
 
 cdef void slide(Look *look, Window *window, int64_t at, int64_t end) noexcept nogil:
@@ -250,17 +280,17 @@ cdef void slide(Look *look, Window *window, int64_t at, int64_t end) noexcept no
     if first:
         ready = at
     else:
-        memmove(window.pointers, window.pointers + (at - window.low), (ready - at) * sizeof(float *))
+        memmove(window.pointers, window.pointers + (at - window.low), (ready - at) * sizeof(void *))
     stop = (end if end < at + WINDOW else at + WINDOW) + FE_AHEAD
     start = ready
     ready = stop if stop < look.ids.n else look.ids.n
     fe_check(0 <= at < ready and start <= stop <= at + WINDOW + FE_AHEAD)
     if start < ready:
         if look.ids.wide != NULL:
-            good = look.rows.point64(look.ids.wide + start, ready - start, look.table, look.v, look.d,
+            good = look.rows.point64(look.ids.wide + start, ready - start, look.table, look.v, look.row_bytes,
                                      window.pointers + (start - at))
         else:
-            good = look.rows.point32(look.ids.narrow + start, ready - start, look.table, look.v, look.d,
+            good = look.rows.point32(look.ids.narrow + start, ready - start, look.table, look.v, look.row_bytes,
                                      window.pointers + (start - at))
         if not good:
             fe_raise(&look.bad)
@@ -268,7 +298,7 @@ cdef void slide(Look *look, Window *window, int64_t at, int64_t end) noexcept no
         window.pointers[i - at] = window.pointers[ready - at - 1]
     if first:                              # nobody has asked for these
         for i in range(FE_AHEAD):
-            fe_prefetch(window.pointers[i], look.d * sizeof(float))
+            fe_prefetch(window.pointers[i], look.row_bytes)
     window.low = at
     window.ready = stop
 
@@ -287,7 +317,7 @@ cdef void gather_worker(void *job, int me) noexcept nogil:
         while at < end:
             slide(look, &window, at, end)
             count = end - at if end - at < WINDOW else WINDOW
-            look.rows.copy(window.pointers, count, look.d, look.out + at * look.d, stream)
+            look.codec.copy(window.pointers, count, look.d, look.out + at * look.d, stream)
             at += count
 
 
@@ -313,12 +343,33 @@ cdef inline double bag_factor(const Ids *ids, const float *weights, int combiner
     return 1 / total if combiner == _MEAN else 1 / sqrt(total)
 
 
+cdef void max_rows(Look *look, const void **rows, const float *weights, int64_t n, float *out, int32_t *arg,
+                   int32_t first, int add, int me) noexcept nogil:
+    """The maximum of rows of any storage dtype; coded ones are decoded, DECODED at a time."""
+    cdef const float *decoded[DECODED + FE_AHEAD]
+    cdef float *scratch
+    cdef int64_t i, at, count
+    if not look.coded:
+        look.rows.max(<const float **>rows, weights, n, look.d, out, arg, first, add)
+        return
+    scratch = look.scratch + me * DECODED * look.d
+    for i in range(DECODED + FE_AHEAD):
+        decoded[i] = scratch + (i if i < DECODED else 0) * look.d
+    at = 0
+    while at < n:
+        count = min(n - at, <int64_t>DECODED)
+        look.codec.copy(rows + at, count, look.d, scratch, 0)
+        look.rows.max(decoded, weights + at if weights != NULL else NULL, count, look.d, out, arg,
+                      <int32_t>(first + at), add or at > 0)
+        at += count
+
+
 cdef void pool_worker(void *job, int me) noexcept nogil:
     cdef Look *look = <Look *>job
     cdef Window window
     cdef int64_t first, bag, last, start, end, at, stop, run, last_id
     cdef const float *weights
-    cdef const float **pointers
+    cdef const void **pointers
     cdef float *out
     cdef int32_t *arg
     cdef int add
@@ -355,9 +406,9 @@ cdef void pool_worker(void *job, int me) noexcept nogil:
                     pointers = window.pointers + (at - window.low)
                     weights = look.weights + at if look.weights != NULL else NULL
                     if look.combiner == _MAX:
-                        look.rows.max(pointers, weights, stop - at, look.d, out, arg, <int32_t>(at - start), add)
+                        max_rows(look, pointers, weights, stop - at, out, arg, <int32_t>(at - start), add, me)
                     else:
-                        look.rows.sum(pointers, weights, stop - at, look.d, out, FE_ADD if add else 0)
+                        look.codec.sum(pointers, weights, stop - at, look.d, out, FE_ADD if add else 0)
                     add = 1
                 at = stop
             if not add:
@@ -370,36 +421,56 @@ cdef void pool_worker(void *job, int me) noexcept nogil:
                     look.rows.scale(out, <float>factor, look.d)
 
 
-cdef Look make_look(const float[:, ::1] table_vd, Ids ids) noexcept:
+cdef int check_rows(const unsigned char[:, ::1] table_vb, int dtype, int64_t d) except -1:
+    if not 0 <= dtype < FE_DTYPES or <size_t>table_vb.shape[1] != fe_row_bytes(dtype, d):
+        raise ValueError("`table` has rows of another length than its dtype and dimension say")
+    return 0
+
+
+cdef Look make_look(const unsigned char[:, ::1] table_vb, int dtype, int64_t d, Ids ids) except *:
     cdef Look look
+    check_rows(table_vb, dtype, d)
     memset(&look, 0, sizeof(look))
     look.rows = rows_of_isa
+    look.codec = &rows_of_isa.codec[dtype]
+    look.coded = dtype != FE_float32
     look.ids = ids
-    look.v = table_vd.shape[0]
-    look.d = table_vd.shape[1]
-    look.table = &table_vd[0, 0] if look.v and look.d else NULL
+    look.v = table_vb.shape[0]
+    look.d = d
+    look.row_bytes = table_vb.shape[1]
+    look.table = <const char *>&table_vb[0, 0] if look.v and look.d else NULL
     return look
 
 
-def gather(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None, float[:, ::1] out_nd not None,
-           int num_threads):
-    """out_nd[i] = table_vd[ids_n[i]]. Returns False if an id was bad (out_nd is then partly written)."""
-    cdef Look look = make_look(table_vd, make_ids(ids_n, -1))
+cdef int run_look(worker_t worker, Look *look, int num_threads, bint decodes) except -1:
+    """run(); decodes: the worker needs float32 rows. Returns 0 if an id or split was bad."""
+    if decodes and look.coded:
+        look.scratch = <float *>malloc(max(num_threads, 1) * DECODED * look.d * sizeof(float))
+        if look.scratch == NULL:
+            raise MemoryError("no memory for rows of a table")
+    run(worker, look, num_threads)
+    free(look.scratch)
+    return not look.bad
+
+
+def gather(const unsigned char[:, ::1] table_vb not None, int dtype, const id_t[::1] ids_n not None,
+           float[:, ::1] out_nd not None, int num_threads):
+    """out_nd[i] = the row ids_n[i] of the table. Returns False if an id was bad (out_nd is then partly written)."""
+    cdef Look look = make_look(table_vb, dtype, out_nd.shape[1], make_ids(ids_n, -1))
     if look.ids.n == 0 or look.d == 0:
         return True
     if look.v == 0:
         return False
     look.out = &out_nd[0, 0]
-    run(gather_worker, &look, num_threads)
-    return not look.bad
+    return run_look(gather_worker, &look, num_threads, False) != 0
 
 
-def pool(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None, const int64_t[::1] splits_b1 not None,
-         const float[::1] weights_n, int combiner, int64_t padding, float[:, ::1] out_bd not None,
-         int32_t[:, ::1] arg_bd, int num_threads):
+def pool(const unsigned char[:, ::1] table_vb not None, int dtype, const id_t[::1] ids_n not None,
+         const int64_t[::1] splits_b1 not None, const float[::1] weights_n, int combiner, int64_t padding,
+         float[:, ::1] out_bd not None, int32_t[:, ::1] arg_bd, int num_threads):
     """out_bd[b] = the combined rows of ids_n[splits_b1[b] : splits_b1[b + 1]]; arg_bd: for a maximum, which id of the
     bag gave it (-1: the bag is empty). Returns False if an id or split was bad (out_bd is then partly written)."""
-    cdef Look look = make_look(table_vd, make_ids(ids_n, padding))
+    cdef Look look = make_look(table_vb, dtype, out_bd.shape[1], make_ids(ids_n, padding))
     look.bags = splits_b1.shape[0] - 1
     if look.bags <= 0 or look.d == 0:
         return True
@@ -415,8 +486,7 @@ def pool(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None, 
         look.step = BAGS * 16
     if num_threads <= 1:
         look.step = look.bags
-    run(pool_worker, &look, num_threads)
-    return not look.bad
+    return run_look(pool_worker, &look, num_threads, combiner == _MAX) != 0
 
 
 cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
@@ -427,6 +497,7 @@ cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
     cdef double factor, dot_out, dot_row
     cdef const float *upstream
     cdef const float *vector
+    cdef const void *one[1 + FE_AHEAD]
     while True:
         first = fe_next(&look.next) * BAGS
         if first >= look.bags:
@@ -449,7 +520,12 @@ cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
                 if <uint64_t>row >= <uint64_t>look.v:
                     fe_raise(&look.bad)
                     return
-                vector = look.table + row * look.d
+                vector = <const float *>(look.table + row * look.row_bytes)
+                if look.coded:
+                    for j in range(1 + FE_AHEAD):
+                        one[j] = vector
+                    look.codec.copy(one, 1, look.d, look.scratch + me * DECODED * look.d, 0)
+                    vector = look.scratch + me * DECODED * look.d
                 if look.combiner == _MAX:
                     dot_row = 0
                     for j in range(look.d):
@@ -472,12 +548,12 @@ cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
                                               * (look.weights[i] if look.weights != NULL else 1))
 
 
-def weights_gradient(const float[:, ::1] table_vd not None, const id_t[::1] ids_n not None,
+def weights_gradient(const unsigned char[:, ::1] table_vb not None, int dtype, const id_t[::1] ids_n not None,
                      const int64_t[::1] splits_b1 not None, const float[::1] weights_n, int combiner, int64_t padding,
                      const float[:, ::1] upstream_bd not None, int32_t[:, ::1] arg_bd, float[::1] out_n not None,
                      int num_threads):
     """out_n[i] = the gradient of weights_n[i] in pool(). Returns False if an id or split was bad."""
-    cdef Look look = make_look(table_vd, make_ids(ids_n, padding))
+    cdef Look look = make_look(table_vb, dtype, upstream_bd.shape[1], make_ids(ids_n, padding))
     look.bags = splits_b1.shape[0] - 1
     if look.ids.n == 0 or look.bags <= 0 or look.d == 0:
         return True
@@ -489,8 +565,7 @@ def weights_gradient(const float[:, ::1] table_vd not None, const id_t[::1] ids_
     look.upstream = &upstream_bd[0, 0]
     look.arg = &arg_bd[0, 0] if arg_bd is not None else NULL
     look.out = &out_n[0]
-    run(weights_gradient_worker, &look, num_threads)
-    return not look.bad
+    return run_look(weights_gradient_worker, &look, num_threads, True) != 0
 
 
 # ---- grouping ------------------------------------------------------------------------------------------------------
@@ -864,15 +939,21 @@ cdef enum:
     LOG_KEPT = 6          # the log of what weight decay has left of a weight since step 0
     TRAVELLED = 7         # the sum of all drifts since step 0
     REPLAY = 14           # floats of a line of `replays`: the numbers of fe_hyper, then weight decay times the rate
+    ROUNDINGS = 4         # different ones in a step: each pass has its own
 
 cdef struct Update:               # one variable in one pass
     const fe_rows *rows
-    float *table
+    char *table
     int64_t v
     int64_t d
-    int64_t stride                # from row to row: d, or 0 for a step that looks at gradients alone
-    float *state
-    int64_t state_width
+    int64_t row_bytes
+    int64_t stride                # bytes from row to row: row_bytes, or 0 for a step that looks at gradients alone
+    char *state
+    int64_t state_width           # floats, once it is decoded
+    int64_t state_bytes           # of a row; 0 as `stride`
+    const fe_codec *coded         # of the table; NULL: it is float32
+    const fe_codec *coded_state   # likewise
+    fe_rounding rounding          # of both
     fe_step *step                 # NULL: none
     fe_hyper hyper
     fe_constraint constraint
@@ -950,8 +1031,8 @@ cdef struct Parts:                # a block of parts, ready for a row function
 
 cdef struct Rows:                 # a block of rows and their states
     int64_t numbers[BLOCK + 1]
-    float *rows[BLOCK + FE_AHEAD_STEP]
-    float *states[BLOCK + FE_AHEAD_STEP]
+    char *rows[BLOCK + FE_AHEAD_STEP]
+    char *states[BLOCK + FE_AHEAD_STEP]
 
 
 cdef inline int64_t row_at(const Update *u, int64_t k) noexcept nogil:
@@ -987,7 +1068,8 @@ cdef inline void sum_parts(const Update *u, Parts *parts, int64_t first, int64_t
     if u.arg != NULL:
         u.rows.sum_where(parts.rows + first, parts.args + first, parts.index + first, factors, count, u.d, out, 0)
     else:
-        u.rows.sum(parts.rows + first, factors, count, u.d, out, 0 if u.far else FE_IN_CACHE)
+        u.rows.codec[FE_float32].sum(<const void **>(parts.rows + first), factors, count, u.d, out,
+                                     0 if u.far else FE_IN_CACHE)
 
 
 cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, float *out, float *spare) noexcept nogil:
@@ -1008,7 +1090,8 @@ cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, floa
         else:
             load_parts(u, at, count, parts)
             sum_parts(u, parts, 0, count, spare)
-        u.rows.sum(one, NULL, 1, u.d, out, FE_ADD | FE_IN_CACHE if at > begin else FE_IN_CACHE)
+        u.rows.codec[FE_float32].sum(<const void **>one, NULL, 1, u.d, out,
+                                     FE_ADD | FE_IN_CACHE if at > begin else FE_IN_CACHE)
         at += count
 
 
@@ -1044,7 +1127,34 @@ cdef inline int64_t first_key(const Update *u, int64_t row) noexcept nogil:
 
 # ---- steps that a row missed
 
-cdef void replay(const Update *u, float *row, float *state, int32_t since, float scale, double *unread) noexcept nogil:
+cdef void encode(const Update *u, char **rows, char **states, const int64_t *numbers, int64_t n, uint64_t step,
+                 float *row, float *state) noexcept nogil:
+    """Writes rows and states that were decoded; they are no longer valid then. step: the one they are rounded for."""
+    cdef fe_rounding rounding = u.rounding
+    rounding.step = step
+    if u.coded != NULL:
+        u.coded.encode(<void **>rows, numbers, n, u.d, 0, row, u.d, &rounding)
+    if u.coded_state != NULL:
+        u.coded_state.encode(<void **>states, numbers, n, u.state_width, u.d, state, u.state_width, &rounding)
+
+
+cdef void round_row(const Update *u, int64_t number, uint64_t step, float *row, float *state) noexcept nogil:
+    """A row and its state become what the table holds after a step."""
+    cdef char *rows[1 + FE_AHEAD_STEP]
+    cdef char *states[1 + FE_AHEAD_STEP]
+    cdef int i
+    for i in range(1 + FE_AHEAD_STEP):
+        rows[i] = u.table + number * u.row_bytes
+        states[i] = u.state + number * u.state_bytes
+    encode(u, rows, states, &number, 1, step, row, state)
+    if u.coded != NULL:
+        u.coded.decode(<const void **>rows, 1, u.d, row)
+    if u.coded_state != NULL:
+        u.coded_state.decode(<const void **>states, 1, u.state_width, state)
+
+
+cdef void replay(const Update *u, int64_t number, float *row, float *state, int32_t since, float scale,
+                 double *unread) noexcept nogil:
     """The steps after `since`, up to `now`, with gradients of zeros: what updates of all rows would have done."""
     cdef float *rows[1 + FE_AHEAD_STEP]
     cdef float *states[1 + FE_AHEAD_STEP]
@@ -1067,6 +1177,8 @@ cdef void replay(const Update *u, float *row, float *state, int32_t since, float
         u.replayed(rows, states, grads, 1, u.d, &hyper, unread)
         if u.constraint.kind:
             u.rows.constrain(rows, 1, u.d, &u.constraint, 1)
+        if u.coded != NULL or u.coded_state != NULL:
+            round_row(u, number, u.rounding.step - ROUNDINGS * (u.now - t), row, state)
 
 
 cdef double NOTHING = 2.0 ** -64
@@ -1104,19 +1216,14 @@ cdef inline bint is_behind(const Update *u, int64_t number) noexcept nogil:
     return since < u.now and not (u.idle and since == 0) and (u.scales == NULL or u.scales[number] != 0)
 
 
-cdef inline void catch_up(const Update *u, int64_t number, int64_t later, double *unread) noexcept nogil:
-    """A row takes the steps that it has missed; row `later` is asked for."""
-    cdef float *rows[2]
-    cdef float *states[2]
+cdef inline void catch_up(const Update *u, int64_t number, float **rows, float **states,
+                          double *unread) noexcept nogil:
+    """A row takes the steps that it has missed. rows[1], states[1]: what comes later."""
     cdef int32_t since = u.last[number]
-    rows[0] = u.table + number * u.d
-    rows[1] = u.table + later * u.d
-    states[0] = u.state + number * u.state_width
-    states[1] = u.state + later * u.state_width
     if u.lapse != NULL:
         leap(u, rows, states, since)
     else:
-        replay(u, rows[0], states[0], since, 1 if u.scales == NULL else u.scales[number], unread)
+        replay(u, number, rows[0], states[0], since, 1 if u.scales == NULL else u.scales[number], unread)
     u.last[number] = u.now
 
 
@@ -1143,13 +1250,42 @@ cdef inline double *unread_sums(const Update *u, float *scratch) noexcept nogil:
     return <double *>(scratch + ((BATCH + 1) * u.d + 1) // 2 * 2)
 
 
+cdef inline int64_t decoded_at(const Update *u) noexcept nogil:
+    """Behind unread_sums(): BATCH decoded rows, and their states."""
+    return (BATCH + 4) * u.d + 32
+
+
 cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float **grads, float *scratch,
                      double *sums) noexcept nogil:
     """The step of rows at .. at + n of a block, n <= BATCH, and all that comes before and after it."""
-    cdef float **rows = block.rows + at
-    cdef float **states = block.states + at
-    cdef const int64_t *numbers = block.numbers + at
+    cdef float *decoded_rows[BATCH + FE_AHEAD_STEP]
+    cdef float *decoded_states[BATCH + FE_AHEAD_STEP]
+    cdef float *row = scratch + decoded_at(u)
+    cdef float *state = row + BATCH * u.d
+    cdef float **rows = <float **>(block.rows + at)
+    cdef float **states = <float **>(block.states + at)
+    cdef int64_t i
+    if u.coded != NULL:
+        u.coded.decode(<const void **>rows, n, u.d, row)
+        for i in range(BATCH + FE_AHEAD_STEP):
+            decoded_rows[i] = row + (i if i < n else 0) * u.d
+        rows = decoded_rows
+    if u.coded_state != NULL:
+        u.coded_state.decode(<const void **>states, n, u.state_width, state)
+        for i in range(BATCH + FE_AHEAD_STEP):
+            decoded_states[i] = state + (i if i < n else 0) * u.state_width
+        states = decoded_states
+    step_rows(u, rows, states, block.numbers + at, n, grads, scratch, sums)
+    if u.coded != NULL or u.coded_state != NULL:
+        encode(u, block.rows + at, block.states + at, block.numbers + at, n, u.rounding.step, row, state)
+
+
+cdef inline void step_rows(Update *u, float **rows, float **states, const int64_t *numbers, int64_t n,
+                           const float **grads, float *scratch, double *sums) noexcept nogil:
+    """step_batch on rows of float32."""
     cdef double *unread = unread_sums(u, scratch)
+    cdef float *one_row[2]
+    cdef float *one_state[2]
     cdef int64_t i, end
     cdef int32_t since
     cdef float scale
@@ -1160,7 +1296,9 @@ cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float 
     if u.last != NULL:
         for i in range(n):
             if is_behind(u, numbers[i]):
-                catch_up(u, numbers[i], numbers[i], unread)
+                one_row[0] = one_row[1] = rows[i]
+                one_state[0] = one_state[1] = states[i]
+                catch_up(u, numbers[i], one_row, one_state, unread)
             if u.step != NULL:
                 u.last[numbers[i]] = u.now + 1
     if u.average != NULL:
@@ -1194,7 +1332,7 @@ cdef inline void point_rows(const Update *u, Rows *block, int64_t m) noexcept no
     cdef int64_t i
     for i in range(m):
         block.rows[i] = u.table + block.numbers[i] * u.stride
-        block.states[i] = u.state + block.numbers[i] * u.state_width
+        block.states[i] = u.state + block.numbers[i] * u.state_bytes
     for i in range(m, m + FE_AHEAD_STEP):
         block.rows[i] = block.rows[m - 1]
         block.states[i] = block.states[m - 1]
@@ -1233,7 +1371,6 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
     cdef Rows rows
     cdef const float *grads[BATCH]
     cdef int64_t i, k, n, at, short, count, first, m = rows_of_block(u, block, begins, &rows)
-    cdef size_t row_bytes = u.d * sizeof(float), state_bytes = u.state_width * sizeof(float)
     if m == 0:
         return
     first = begins[0]
@@ -1243,8 +1380,8 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
         for i in range(m):
             fe_prefetch(u.last + rows.numbers[i], sizeof(int32_t))
     for i in range(FE_AHEAD_STEP if FE_AHEAD_STEP < m else m):
-        fe_prefetch(rows.rows[i], row_bytes)
-        fe_prefetch(rows.states[i], state_bytes)
+        fe_prefetch(rows.rows[i], u.row_bytes)
+        fe_prefetch(rows.states[i], u.state_bytes)
     at = 0
     while at < m:
         n = m - at if m - at < BATCH else BATCH
@@ -1258,7 +1395,7 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
                 grads[i] = scratch + i * u.d
                 if count == 1 and u.plain:
                     grads[i] = parts.rows[k]
-                    fe_prefetch(parts.rows[k + FE_AHEAD_STEP], row_bytes)
+                    fe_prefetch(parts.rows[k + FE_AHEAD_STEP], u.d * sizeof(float))
                 else:
                     sum_parts(u, parts, k, count, scratch + i * u.d)
         if short < n:
@@ -1272,8 +1409,13 @@ cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil
     """Brings the rows of a block of keys up to date, to be looked at."""
     cdef int64_t begins[BLOCK + 1]
     cdef Rows rows
-    cdef int64_t i, later, count = 0, m = rows_of_block(u, block, begins, &rows)
-    cdef size_t row_bytes = u.d * sizeof(float), state_bytes = u.state_width * sizeof(float)
+    cdef float *one_row[2]
+    cdef float *one_state[2]
+    cdef const void *coded_rows[1 + FE_AHEAD_STEP]
+    cdef const void *coded_states[1 + FE_AHEAD_STEP]
+    cdef float *row = scratch + decoded_at(u)
+    cdef float *state = row + BATCH * u.d
+    cdef int64_t i, k, later, count = 0, m = rows_of_block(u, block, begins, &rows)
     for i in range(m):
         fe_prefetch(u.last + rows.numbers[i], sizeof(int32_t))
     for i in range(m):                     # those that are behind move to the front
@@ -1281,13 +1423,30 @@ cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil
             rows.numbers[count] = rows.numbers[i]
             count += 1
     for i in range(min(count, FE_AHEAD_STEP)):
-        fe_prefetch(u.table + rows.numbers[i] * u.d, row_bytes)
-        fe_prefetch(u.state + rows.numbers[i] * u.state_width, state_bytes)
+        fe_prefetch(u.table + rows.numbers[i] * u.row_bytes, u.row_bytes)
+        fe_prefetch(u.state + rows.numbers[i] * u.state_bytes, u.state_bytes)
     for i in range(count):
         later = rows.numbers[min(i + FE_AHEAD_STEP, count - 1)]
         if u.lapse != NULL:
             fe_prefetch(u.moments + <int64_t>(u.last[later] - u.first) * MOMENT, MOMENT * sizeof(double))
-        catch_up(u, rows.numbers[i], later, unread_sums(u, scratch))
+        rows.rows[0] = u.table + rows.numbers[i] * u.row_bytes
+        rows.rows[1] = u.table + later * u.row_bytes
+        rows.states[0] = u.state + rows.numbers[i] * u.state_bytes
+        rows.states[1] = u.state + later * u.state_bytes
+        for k in range(2):
+            one_row[k] = <float *>rows.rows[k] if u.coded == NULL else row
+            one_state[k] = <float *>rows.states[k] if u.coded_state == NULL else state
+        if u.coded != NULL:
+            for k in range(1 + FE_AHEAD_STEP):
+                coded_rows[k] = rows.rows[min(k, 1)]
+            u.coded.decode(coded_rows, 1, u.d, row)
+        if u.coded_state != NULL:
+            for k in range(1 + FE_AHEAD_STEP):
+                coded_states[k] = rows.states[min(k, 1)]
+            u.coded_state.decode(coded_states, 1, u.state_width, state)
+        catch_up(u, rows.numbers[i], one_row, one_state, unread_sums(u, scratch))
+        if u.coded != NULL or u.coded_state != NULL:
+            encode(u, rows.rows, rows.states, rows.numbers + i, 1, u.rounding.step - ROUNDINGS, row, state)
 
 
 cdef void update_range(Update *u, int64_t block, Parts *parts, float *scratch, double *sums) noexcept nogil:
@@ -1394,7 +1553,7 @@ cdef int find_hot(Update *u) except -1:
 cdef int run_updates(Update **updates, int64_t count, int num_threads) except -1:
     """Does the updates together: threads take blocks from one list."""
     cdef Team team
-    cdef int64_t i, d = 0
+    cdef int64_t i, d = 0, decoded = 0
     memset(&team, 0, sizeof(team))
     team.updates = updates
     team.count = count
@@ -1405,11 +1564,13 @@ cdef int run_updates(Update **updates, int64_t count, int num_threads) except -1
         team.chunks = team.blocks + count + 1
         for i in range(count):
             d = max(d, updates[i].d)
+            if updates[i].coded != NULL or updates[i].coded_state != NULL:
+                decoded = max(decoded, BATCH * (updates[i].d + updates[i].state_width))
             if updates[i].sort != NULL and updates[i].upstream != NULL:
                 find_hot(updates[i])
             team.blocks[i + 1] = team.blocks[i] + updates[i].blocks
             team.chunks[i + 1] = team.chunks[i] + (updates[i].hot_chunks[updates[i].hot] if updates[i].hot else 0)
-        team.scratch_size = (BATCH + 4) * d + 32
+        team.scratch_size = (BATCH + 4) * d + 32 + decoded
         team.scratch = <float *>malloc(max(num_threads, 1) * team.scratch_size * sizeof(float))
         if team.scratch == NULL:
             raise MemoryError("no memory for the sums of an update")
@@ -1463,7 +1624,8 @@ cdef class Job:
     """One pass over rows of one variable, for run(): what step they take, with which gradient, and what else happens to
     them. Arrays stay alive as long as the job."""
     cdef Update u
-    cdef float[:, ::1] table_vd, state_vs, average_vd
+    cdef unsigned char[:, ::1] table_vb, state_vb
+    cdef float[:, ::1] average_vd
     cdef const float[:, ::1] upstream_bd, dense_vd
     cdef const float[::1] weights_n, zeros_d, columns_d, scales_v
     cdef const int32_t[:, ::1] arg_bd
@@ -1472,23 +1634,31 @@ cdef class Job:
     cdef const float[:, ::1] replays_th, powers_pn
     cdef Groups groups
 
-    def __cinit__(self, float[:, ::1] table_vd not None, float[:, ::1] state_vs, int step, tuple hyper not None,
-                  tuple constraint):
-        """step: its number in STEPS, or -1 for none. hyper: the numbers of fe_hyper, in order; constraint: the four of
-        fe_constraint, or None."""
+    def __cinit__(self, unsigned char[:, ::1] table_vb not None, int dtype, int64_t d, unsigned char[:, ::1] state_vb,
+                  int state_dtype, int64_t state_width, int step, tuple hyper not None, tuple constraint):
+        """dtype: its number in DTYPES; d: elements of a row. step: its number in STEPS, or -1 for none. hyper: the numbers
+        of fe_hyper, in order; constraint: the four of fe_constraint, or None."""
         cdef Update *u = &self.u
         memset(u, 0, sizeof(self.u))
         u.rows = rows_of_isa
-        u.v = table_vd.shape[0]
-        u.d = u.stride = table_vd.shape[1]
-        self.table_vd = table_vd
-        u.table = &table_vd[0, 0] if u.v and u.d else NULL
-        if state_vs is not None:
-            if state_vs.shape[0] < u.v:
+        check_rows(table_vb, dtype, d)
+        u.v = table_vb.shape[0]
+        u.d = d
+        u.row_bytes = u.stride = table_vb.shape[1]
+        if dtype != FE_float32:
+            u.coded = &u.rows.codec[dtype]
+        self.table_vb = table_vb
+        u.table = <char *>&table_vb[0, 0] if u.v and u.d else NULL
+        if state_vb is not None:
+            check_rows(state_vb, state_dtype, state_width)
+            if state_vb.shape[0] < u.v:
                 raise ValueError("`state` has fewer rows than the table")
-            self.state_vs = state_vs
-            u.state_width = state_vs.shape[1]
-            u.state = &state_vs[0, 0] if u.v and u.state_width else NULL
+            self.state_vb = state_vb
+            u.state_width = state_width
+            u.state_bytes = state_vb.shape[1]
+            u.state = <char *>&state_vb[0, 0] if u.v and u.state_bytes else NULL
+            if state_dtype != FE_float32:
+                u.coded_state = &u.rows.codec[state_dtype]
         if step >= 0:
             u.step = u.rows.step[step]
             u.replayed = u.step
@@ -1531,7 +1701,13 @@ cdef class Job:
 
     def without_table(self):
         """The step looks at gradients alone: no row of the table is asked for."""
-        self.u.stride = self.u.state_width = 0
+        self.u.stride = self.u.state_bytes = 0
+        self.u.coded = self.u.coded_state = NULL
+
+    def round(self, bint stochastic, uint64_t seed, uint64_t step, int pass_):
+        """How rows and states are rounded where they are not float32."""
+        self.u.rounding.stochastic, self.u.rounding.seed = stochastic, seed
+        self.u.rounding.step = step * ROUNDINGS + pass_
 
     def columns(self, const float[::1] columns_d not None):
         """The numbers that fe_hyper has for each column."""
@@ -1672,7 +1848,8 @@ def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, con
     cdef int64_t at = 0, unique = 0, block, blocks = groups.sort.kept // BLOCK + 1
     memset(&u, 0, sizeof(u))
     u.rows = rows_of_isa
-    u.d = u.stride = values_ud.shape[1]
+    u.d = values_ud.shape[1]
+    u.row_bytes = u.stride = u.d * sizeof(float)
     if rows_u.shape[0] != count_unique(groups) or values_ud.shape[0] != rows_u.shape[0]:
         raise ValueError("`rows_u` or `values_ud` has the wrong shape")
     set_parts(&u, groups, upstream_bd, weights_n, arg_bd)
@@ -1693,7 +1870,7 @@ def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, con
             u.unique_before[block] = unique
             block += 1
         u.unique_rows = &rows_u[0]
-        u.table = &values_ud[0, 0]
+        u.table = <char *>&values_ud[0, 0]
         u.step = u.rows.step[FE_STEP_store]
         run_updates(&one, 1, num_threads)
     finally:
@@ -1751,6 +1928,97 @@ def broken(const float[:, ::1] table_vd not None, tuple constraint not None, int
 def project(float[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
     """Projects all rows."""
     constrain_all(table_vd, constraint, True, num_threads)
+
+
+cdef struct Recode:               # rows of a table, and the same as float32
+    const fe_codec *codec
+    char *table
+    int64_t row_bytes
+    int64_t v
+    int64_t d
+    float *values
+    const float *given            # encode: values that must stay as they are
+    fe_rounding rounding
+    int64_t first_row
+    int64_t next
+    float *scratch                # for each thread: DECODED rows
+
+
+cdef void decode_worker(void *job, int me) noexcept nogil:
+    cdef Recode *code = <Recode *>job
+    cdef const void *rows[BLOCK + FE_AHEAD]
+    cdef int64_t first, count, i
+    while True:
+        first = fe_next(&code.next) * BLOCK
+        if first >= code.v:
+            return
+        count = min(code.v - first, <int64_t>BLOCK)
+        for i in range(count + FE_AHEAD):
+            rows[i] = code.table + (first + min(i, count - 1)) * code.row_bytes
+        code.codec.copy(rows, count, code.d, code.values + first * code.d, 0)
+
+
+cdef void encode_worker(void *job, int me) noexcept nogil:
+    cdef Recode *code = <Recode *>job
+    cdef float *scratch = code.scratch + me * DECODED * code.d
+    cdef void *rows[DECODED]
+    cdef int64_t numbers[DECODED]
+    cdef int64_t block, first, count, i
+    while True:
+        block = fe_next(&code.next) * BLOCK
+        if block >= code.v:
+            return
+        first = block
+        while first < min(block + BLOCK, code.v):
+            count = min(code.v - first, <int64_t>DECODED)
+            for i in range(count):
+                rows[i] = code.table + (first + i) * code.row_bytes
+                numbers[i] = code.first_row + first + i
+            memcpy(scratch, code.given + first * code.d, count * code.d * sizeof(float))
+            code.codec.encode(rows, numbers, count, code.d, 0, scratch, code.d, &code.rounding)
+            first += count
+
+
+cdef Recode make_recode(const unsigned char[:, ::1] table_vb, int dtype, const float[:, ::1] values_vd) except *:
+    cdef Recode code
+    memset(&code, 0, sizeof(code))
+    check_rows(table_vb, dtype, values_vd.shape[1])
+    if values_vd.shape[0] != table_vb.shape[0]:
+        raise ValueError("`values` has another number of rows than the table")
+    if dtype == FE_float32:
+        raise ValueError("`dtype` must be a coded one")
+    code.codec = &rows_of_isa.codec[dtype]
+    code.row_bytes, code.v, code.d = table_vb.shape[1], table_vb.shape[0], values_vd.shape[1]
+    if code.d == 0:
+        code.v = 0
+    return code
+
+
+def decode(const unsigned char[:, ::1] table_vb not None, int dtype, float[:, ::1] values_vd not None,
+           int num_threads):
+    """values_vd = the rows of a table of another dtype than float32."""
+    cdef Recode code = make_recode(table_vb, dtype, values_vd)
+    if code.v:
+        code.table = <char *>&table_vb[0, 0]
+        code.values = &values_vd[0, 0]
+        run(decode_worker, &code, num_threads)
+
+
+def encode_rows(unsigned char[:, ::1] table_vb not None, int dtype, const float[:, ::1] values_vd not None,
+                int64_t first_row, bint stochastic, uint64_t seed, uint64_t step, int num_threads):
+    """The rows of a table of another dtype than float32 = values_vd, rounded. first_row: the number of the first."""
+    cdef Recode code = make_recode(table_vb, dtype, values_vd)
+    if code.v == 0:
+        return
+    code.table = <char *>&table_vb[0, 0]
+    code.given = &values_vd[0, 0]
+    code.first_row = first_row
+    code.rounding.stochastic, code.rounding.seed, code.rounding.step = stochastic, seed, step * ROUNDINGS
+    code.scratch = <float *>malloc(max(num_threads, 1) * DECODED * code.d * sizeof(float))
+    if code.scratch == NULL:
+        raise MemoryError("no memory to encode rows")
+    run(encode_worker, &code, num_threads)
+    free(code.scratch)
 
 
 cdef struct Sums:
@@ -1864,7 +2132,7 @@ cdef void fill_worker(void *job, int me) noexcept nogil:
                              fill.p_low, fill.p_span)
         else:
             for i in range(first, first + count):
-                fill.rows.copy(pointers, 1, fill.d, fill.out + i * fill.d, 0)
+                fill.rows.codec[FE_float32].copy(<const void **>pointers, 1, fill.d, fill.out + i * fill.d, 0)
 
 
 def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float a, float b, double p_low,

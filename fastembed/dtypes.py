@@ -1,37 +1,85 @@
 """The storage dtypes of a table, and the Keras dtype policies of a layer, in one place.
 
 May import: NumPy only. Do not break: whatever is not listed here is refused with a TypeError, never converted quietly.
+
+How a table of each dtype appears in NumPy:
+    float32, float16: an array (rows, dim).
+    bfloat16: likewise, of ml_dtypes.bfloat16 where that package is installed, else of uint16: the upper half of a float32.
+    int8, int4, int2: a structured array (rows,) of "scale" and "offset", float32, and, by the dtype's name, the codes: bytes
+        of one, two or four each, the first in the lowest bits, two's complement. An element is scale * code + offset.
 """
 
+import functools
 import importlib
 from typing import NamedTuple
 
 import numpy as np
 
 FLOAT32 = np.dtype(np.float32)
-STORAGE = {"float32": FLOAT32}
-# Keras's names: (dtype of the table, dtype of what a look-up returns).
+_UINT16 = np.dtype(np.uint16)
+PLAIN = ("float32", "bfloat16", "float16")
+QUANTISED = {"int8": 8, "int4": 4, "int2": 2}  # bits of a code
+STORAGE = (*PLAIN, *QUANTISED)
+# Keras's names: (storage dtype of the table, dtype of what a look-up returns). Where Keras computes in the dtype of its
+# half-precision tables, look-ups here return the same values as float32.
 _POLICIES = {
     "float32": ("float32", "float32"),
+    "bfloat16": ("bfloat16", "float32"),
+    "float16": ("float16", "float32"),
     "mixed_float16": ("float32", "float16"),
     "mixed_bfloat16": ("float32", "bfloat16"),
+    **{f"{name}_from_float32": (name, "float32") for name in QUANTISED},
 }
+TRAINING = tuple(name for name in _POLICIES if "_from_" not in name)
 
 
 class Policy(NamedTuple):
-    """A Keras dtype policy: its name, the dtype of the table, the dtype of what a look-up returns."""
+    """A Keras dtype policy: its name, the storage dtype of the table, the dtype of what a look-up returns."""
 
     name: str
-    storage: np.dtype
+    storage: str
     compute: np.dtype
 
 
 def storage(dtype, argument="dtype"):
-    """The storage dtype that `dtype` names."""
+    """The name of the storage dtype that `dtype` names."""
     name = dtype if isinstance(dtype, str) else _dtype(dtype, argument, STORAGE).name
     if name not in STORAGE:
-        raise TypeError(f"`{argument}` must be one of {sorted(STORAGE)}. Received: {argument}={dtype!r}")
-    return STORAGE[name]
+        raise TypeError(f"`{argument}` must be one of {list(STORAGE)}. Received: {argument}={dtype!r}")
+    return name
+
+
+@functools.cache
+def bfloat16():
+    """The NumPy dtype of a bfloat16 table."""
+    try:
+        return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    except ImportError:
+        return _UINT16
+
+
+@functools.lru_cache(maxsize=1024)
+def of_rows(storage, dim):
+    """The NumPy dtype of a table of this storage dtype with rows of `dim` elements."""
+    if storage not in QUANTISED:
+        return bfloat16() if storage == "bfloat16" else np.dtype(storage)
+    size = (dim * QUANTISED[storage] + 7) // 8
+    codes = "i1" if storage == "int8" else "u1"
+    fields = {"names": ["scale", "offset", storage], "formats": ["f4", "f4", (codes, (size,))], "offsets": [0, 4, 8]}
+    return np.dtype({**fields, "itemsize": 8 + (size + 3) // 4 * 4})
+
+
+def name_of(dtype):
+    """The storage dtype of an array of this dtype, and how many elements a structured one has; (None, 0): it has none."""
+    if dtype.names is None:
+        name = "bfloat16" if dtype == _UINT16 else dtype.name
+        return (name, 1) if name in PLAIN and dtype.isnative else (None, 0)
+    name, codes = dtype.names[-1], dtype[-1]
+    if name in QUANTISED and len(codes.shape) == 1:
+        dim = codes.shape[0] * 8 // QUANTISED[name]
+        if dtype == of_rows(name, dim):
+            return name, dim
+    return None, 0
 
 
 def policy(dtype):
@@ -43,23 +91,17 @@ def policy(dtype):
     elif not isinstance(dtype, (str, type, np.dtype, type(None))):
         name = getattr(dtype, "name", dtype)
     if isinstance(name, (type, np.dtype)):
-        name = _dtype(name, "dtype", _POLICIES).name
+        name = _dtype(name, "dtype", TRAINING).name
     if not isinstance(name, str) or name not in _POLICIES:
-        raise TypeError(f"`dtype` must be one of {sorted(_POLICIES)}. Received: dtype={dtype!r}")
+        raise TypeError(f"`dtype` must be one of {list(TRAINING)}. Received: dtype={dtype!r}")
     stored, computed = _POLICIES[name]
-    return Policy(name, STORAGE[stored], _bfloat16() if computed == "bfloat16" else np.dtype(computed))
+    if computed == "bfloat16" and bfloat16() is _UINT16:
+        raise TypeError("`dtype` mixed_bfloat16 needs ml_dtypes: pip install ml_dtypes")
+    return Policy(name, stored, bfloat16() if computed == "bfloat16" else np.dtype(computed))
 
 
 def _dtype(dtype, argument, names):
     try:
         return np.dtype(dtype)
     except TypeError as error:
-        raise TypeError(f"`{argument}` must be one of {sorted(names)}. Received: {argument}={dtype!r}") from error
-
-
-def _bfloat16():
-    """NumPy has no bfloat16 of its own."""
-    try:
-        return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
-    except ImportError as error:
-        raise TypeError("`dtype` mixed_bfloat16 needs ml_dtypes: pip install ml_dtypes") from error
+        raise TypeError(f"`{argument}` must be one of {list(names)}. Received: {argument}={dtype!r}") from error

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastembed import _core
-from fastembed.dtypes import FLOAT32, STORAGE
+from fastembed import _core, dtypes
+from fastembed.dtypes import FLOAT32
 from fastembed.threads import threads_for
 
 INSTRUCTION_SETS = ("avx512", "avx2", "base")
@@ -69,6 +69,8 @@ STATES = {
 }
 
 _CODES = {name: code for code, name in enumerate(_core.STEPS)}
+_DTYPES = {name: code for code, name in enumerate(_core.DTYPES)}
+_FLOAT32 = _DTYPES["float32"]
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 # A fused function looks at its arguments' types at every call (2 us); here the choice is made once.
 _BY_ID = {
@@ -199,19 +201,64 @@ def check_splits(row_splits, num_values):
     return splits
 
 
-def check_table(table, name="table", writeable=False):
-    """A table as the core takes it: a C-contiguous, aligned matrix of a storage dtype."""
-    if not isinstance(table, np.ndarray):
-        raise TypeError(f"`{name}` must be a NumPy array. Received: {name} of type {type(table).__name__}")
-    if table.dtype not in STORAGE.values():
-        raise TypeError(f"`{name}` must have a dtype of {sorted(STORAGE)}. Received: {name} of dtype {table.dtype}")
-    flags = table.flags
-    if table.ndim != 2 or not (flags.c_contiguous and flags.aligned):
-        raise ValueError(
-            f"`{name}` must be a C-contiguous matrix. Received: shape {table.shape}, strides {table.strides}"
-        )
-    if writeable and not flags.writeable:
+class Rows:
+    """A table as the core takes it, checked: the bytes of its rows (v, bytes), the number of its storage dtype, and how
+    many elements a row has."""
+
+    __slots__ = ("code", "dim", "octets_vb")
+
+    def __init__(self, octets_vb, code, dim):
+        self.octets_vb, self.code, self.dim = octets_vb, code, dim
+
+    def __len__(self):
+        return len(self.octets_vb)
+
+    @property
+    def shape(self):
+        """(rows, dim)"""
+        return len(self.octets_vb), self.dim
+
+    @property
+    def storage(self):
+        """The storage dtype's name."""
+        return _core.DTYPES[self.code]
+
+
+def rows_of(table, name="table", writeable=False, dim=None):
+    """The `Rows` of a C-contiguous array of a storage dtype; those that are `Rows` already stay it.
+
+    dim: elements of a row, where the dtype does not say it (codes of less than a byte).
+    """
+    if type(table) is not Rows:
+        table = _as_rows(table, name, dim)
+    if writeable and not table.octets_vb.flags.writeable:
         raise ValueError(f"`{name}` must be writeable. Received: a read-only array of shape {table.shape}")
+    return table
+
+
+def _as_rows(array, name, dim):
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"`{name}` must be a NumPy array. Received: {name} of type {type(array).__name__}")
+    storage, most = dtypes.name_of(array.dtype)
+    if storage is None:
+        known = list(dtypes.STORAGE)
+        raise TypeError(f"`{name}` must have a dtype of {known}. Received: {name} of dtype {array.dtype}")
+    flags, plain = array.flags, storage in dtypes.PLAIN
+    if array.ndim != (2 if plain else 1) or not (flags.c_contiguous and flags.aligned):
+        raise ValueError(
+            f"`{name}` must be a C-contiguous matrix. Received: shape {array.shape}, strides {array.strides}"
+        )
+    if plain:
+        return Rows(np.asarray(array).view(np.uint8), _DTYPES[storage], array.shape[1])
+    octets_vb = np.asarray(array).view(np.uint8).reshape(len(array), array.dtype.itemsize)
+    return Rows(octets_vb, _DTYPES[storage], most if dim is None else dim)
+
+
+def check_table(table, name="table", writeable=False):
+    """A table of float32: a C-contiguous, aligned matrix."""
+    rows = rows_of(table, name, writeable)
+    if rows.code != _FLOAT32:
+        raise TypeError(f"`{name}` must be float32. Received: {name} of dtype {table.dtype}")
     return table
 
 
@@ -283,18 +330,18 @@ def gather(table, ids, out=None):
                [0., 1.],
                [4., 5.]], dtype=float32)
     """
-    check_table(table)
+    rows = rows_of(table)
     ids_n, shape = flat_ids(ids)
-    v, d = table.shape
+    v, d = rows.shape
     n = len(ids_n)
     if out is None:
         result = _empty((*shape, d), n * d)
     else:
-        result = check_out(out, (*shape, d), (table, ids_n))
+        result = check_out(out, (*shape, d), (rows.octets_vb, ids_n))
         if not _BY_ID["check_ids"][ids_n.dtype](ids_n, v):
             explain_ids(ids_n, v, shape)
     out_nd = result if len(shape) == 1 else result.reshape(n, d)
-    if not _BY_ID["gather"][ids_n.dtype](table, ids_n, out_nd, threads_for(n * d * 4)):
+    if not _BY_ID["gather"][ids_n.dtype](rows.octets_vb, rows.code, ids_n, out_nd, threads_for(n * d * 4)):
         explain_ids(ids_n, v, shape)
     return result
 
@@ -331,17 +378,18 @@ def pool(table, ids, row_splits, weights=None, combiner="sum", out=None, padding
                [0., 0.],
                [2., 3.]], dtype=float32)
     """
-    check_table(table)
+    rows = rows_of(table)
     ids_n, shape = flat_ids(ids)
     if len(shape) != 1:
         raise ValueError(f"`ids` must have one dimension. Received: shape {shape}")
     splits_b1 = np.ascontiguousarray(check_splits(row_splits, len(ids_n)), _INT64)
-    return pool_checked(table, ids_n, splits_b1, weights, combiner, out, padding_idx)
+    return pool_checked(rows, ids_n, splits_b1, weights, combiner, out, padding_idx)
 
 
-def pool_checked(table, ids_n, splits_b1, weights=None, combiner="sum", out=None, padding_idx=None, shape=None):
+def pool_checked(rows, ids_n, splits_b1, weights=None, combiner="sum", out=None, padding_idx=None, shape=None):
     """pool() on ids and splits that were checked before; `shape`: what the ids looked like, for the message."""
-    v, d = table.shape
+    rows = rows_of(rows)
+    v, d = rows.shape
     code = _combiner(combiner)
     weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
     padding = check_padding(padding_idx, v)
@@ -349,41 +397,45 @@ def pool_checked(table, ids_n, splits_b1, weights=None, combiner="sum", out=None
     if out is None:
         out = np.empty(out_shape, np.float32)
     else:
-        check_out(out, out_shape, (table, ids_n, weights_n))
+        check_out(out, out_shape, (rows.octets_vb, ids_n, weights_n))
         if not _BY_ID["check_ids"][ids_n.dtype](ids_n, v):
             explain_ids(ids_n, v, shape)
     threads = threads_for(len(ids_n) * d * 4)
-    if not _BY_ID["pool"][ids_n.dtype](table, ids_n, splits_b1, weights_n, code, padding, out, None, threads):
+    pooled = _BY_ID["pool"][ids_n.dtype]
+    if not pooled(rows.octets_vb, rows.code, ids_n, splits_b1, weights_n, code, padding, out, None, threads):
         explain_ids(ids_n, v, shape)
     return out
 
 
-def argmax(table, ids_n, splits_b1, weights=None, padding_idx=None):
+def argmax(rows, ids_n, splits_b1, weights=None, padding_idx=None):
     """Which id of its bag gives the maximum, for each bag and column: int32 (b, d); -1 where the bag is empty."""
-    bags, d = len(splits_b1) - 1, table.shape[1]
+    rows = rows_of(rows)
+    bags, d = len(splits_b1) - 1, rows.dim
     if len(ids_n) >= 2**31:
         raise ValueError(f"the gradient of a maximum takes fewer than 2**31 ids. Received: {len(ids_n)} ids")
     weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
     arg_bd = np.empty((bags, d), np.int32)
     scratch_bd = np.empty((bags, d), np.float32)
-    padding = check_padding(padding_idx, table.shape[0])
+    padding = check_padding(padding_idx, len(rows))
     pooled = _BY_ID["pool"][ids_n.dtype]
-    threads = threads_for(len(ids_n) * d * 4)
-    if not pooled(table, ids_n, splits_b1, weights_n, _core.MAX, padding, scratch_bd, arg_bd, threads):
-        explain_ids(ids_n, table.shape[0])
+    threads, table = threads_for(len(ids_n) * d * 4), (rows.octets_vb, rows.code)
+    if not pooled(*table, ids_n, splits_b1, weights_n, _core.MAX, padding, scratch_bd, arg_bd, threads):
+        explain_ids(ids_n, len(rows))
     return arg_bd
 
 
-def weights_gradient(table, ids_n, splits_b1, weights, combiner, upstream, padding_idx=None):
+def weights_gradient(rows, ids_n, splits_b1, weights, combiner, upstream, padding_idx=None):
     """The gradient of the weights of pool(): float32 (n,)."""
-    v, d = table.shape
+    rows = rows_of(rows)
+    v, d = rows.shape
     weights_n = check_floats(weights, (len(ids_n),), "weights")
     upstream_bd = check_floats(upstream, (len(splits_b1) - 1, d), "upstream")
-    arg_bd = argmax(table, ids_n, splits_b1, weights_n, padding_idx) if combiner == "max" else None
+    arg_bd = argmax(rows, ids_n, splits_b1, weights_n, padding_idx) if combiner == "max" else None
     out_n = np.zeros(len(ids_n), np.float32)
     kernel = _BY_ID["weights_gradient"][ids_n.dtype]
     code, padding, threads = _combiner(combiner), check_padding(padding_idx, v), threads_for(len(ids_n) * d * 4)
-    if not kernel(table, ids_n, splits_b1, weights_n, code, padding, upstream_bd, arg_bd, out_n, threads):
+    table = rows.octets_vb, rows.code
+    if not kernel(*table, ids_n, splits_b1, weights_n, code, padding, upstream_bd, arg_bd, out_n, threads):
         explain_ids(ids_n, v)
     return out_n
 
@@ -609,14 +661,25 @@ class Average(NamedTuple):
     takes: float
 
 
+class Rounding(NamedTuple):
+    """Stochastic rounding of rows that are not float32: up or down, with a probability that makes the mean exact.
+
+    The choice depends on (seed, step, row number, column) alone: not on threads, instruction sets or other rows.
+    """
+
+    seed: int
+    step: int
+    pass_: int = 0  # of the step, 0 to 3: each rounds in its own way
+
+
 class Update(NamedTuple):
     """One pass over rows of one variable, for `run`.
 
-    table, gradient (Parts, or an array that has every row; None with groups: their rows only catch up), step (None:
+    table (an array or `Rows`), gradient (Parts, or an array that has every row; None with groups: their rows only catch up), step (None:
     none), hyper, state, groups, constraint: as update() takes them; a hyper may have "columns", an array (d,).
     everywhere: rows without a gradient step too. factor, limit: summed gradients are multiplied and cut off. fade:
     w -= fade w before the step. scales: float32 (v,), by which the learning rate of each row is multiplied, 0: the row
-    is left out. missed: Missed. average: Average.
+    is left out. missed: Missed. average: Average. rounding: Rounding, None: to the nearest.
     """
 
     table: np.ndarray
@@ -633,17 +696,29 @@ class Update(NamedTuple):
     scales: np.ndarray | None = None
     missed: Missed | None = None
     average: Average | None = None
+    rounding: Rounding | None = None
+
+
+def check_trains(rows, name="table"):
+    """`Rows` that can be trained: writeable, and no codes."""
+    if rows.storage in dtypes.QUANTISED:
+        raise TypeError(
+            f"`{name}` must have a dtype that trains, one of {list(dtypes.PLAIN)}. Received: {rows.storage}, which is for "
+            "look-ups"
+        )
+    rows_of(rows, name, writeable=True)
 
 
 def _check_update(table, dim, step, hyper, state):
-    check_table(table, writeable=True)
-    width = state_width(step, table.shape[1])
-    if table.shape[1] != dim:
+    table = rows_of(table)
+    check_trains(table)
+    width = state_width(step, table.dim)
+    if table.dim != dim:
         raise ValueError(f"`table` must have {dim} columns, as the gradient has. Received: shape {table.shape}")
     if width and state is None:
         raise ValueError(f"`state` must be a float32 array {(len(table), width)} for step {step!r}. Received: None")
     if state is not None:
-        check_table(state, "state", writeable=True)
+        check_trains(rows_of(state, "state"), "state")
         if state.shape != (len(table), width):
             raise ValueError(f"`state` must have shape {(len(table), width)}. Received: shape {state.shape}")
     if step in ("adafactor", "adafactor_norm") and "columns" not in hyper:
@@ -667,15 +742,23 @@ def _zero_row(dim):
 
 def _job(update, known):
     """An Update, checked before, for the core; and how many bytes it will touch, about. known: numbers() by id."""
-    table, gradient, step, hyper, state, groups, constraint = update[:7]
-    rows = None if constraint is None else tuple(constraint)
+    _, gradient, step, hyper, state, groups, constraint = update[:7]
+    table, dim = rows_of(update.table), 0
     if id(hyper) not in known:
         known[id(hyper)] = numbers(hyper)
-    job = _core.Job(table, state, -1 if step is None else _CODES[step], known[id(hyper)], rows)
+    about = -1 if step is None else _CODES[step], known[id(hyper)], None if constraint is None else tuple(constraint)
+    job_of = table.octets_vb, table.code, table.dim
+    row_bytes = table.octets_vb.shape[1]
+    if state is None:
+        job = _core.Job(*job_of, None, 0, 0, *about)
+    else:
+        state = rows_of(state, "state")
+        job = _core.Job(*job_of, state.octets_vb, state.code, state.dim, *about)
+        row_bytes += state.octets_vb.shape[1]
     touched = len(table)
     if isinstance(gradient, Parts):
         upstream_bd = gradient.upstream_bd
-        if np.may_share_memory(upstream_bd, table):
+        if np.may_share_memory(upstream_bd, table.octets_vb):
             upstream_bd = upstream_bd.copy()  # the step reads what it was before
         job.parts(groups, upstream_bd, gradient.weights_n, gradient.argmax_bd)
         touched = groups.num_parts
@@ -685,7 +768,7 @@ def _job(update, known):
         job.look(groups)
         touched = groups.num_parts
     if update.everywhere:
-        job.everywhere(_zero_row(table.shape[1]))
+        job.everywhere(_zero_row(table.dim))
         touched = len(table)
     if step == "squares":
         job.without_table()
@@ -698,10 +781,12 @@ def _job(update, known):
     if update.scales is not None:
         job.scale(update.scales)
     if update.missed is not None:
-        _set_missed(job, update.missed, table.shape[1])
+        _set_missed(job, update.missed, table.dim)
     if update.average is not None:
         job.average(*update.average)
-    return job, touched * (table.shape[1] + (0 if state is None else state.shape[1])) * 4
+    if update.rounding is not None:
+        job.round(True, update.rounding.seed % 2**64, update.rounding.step, update.rounding.pass_)
+    return job, touched * row_bytes
 
 
 def _set_missed(job, missed, dim):
@@ -730,7 +815,7 @@ def finite(gradient):
     return _core.finite(upstream_bd.reshape(-1), threads_for(upstream_bd.nbytes))
 
 
-def update(table, parts, step, hyper, state=None, groups=None, constraint=None):
+def update(table, parts, step, hyper, state=None, groups=None, constraint=None, rounding=None):
     """One optimizer step on the rows that a gradient touches, in place.
 
         table[r], state[r] = step(table[r], state[r], sum of the parts of row r)
@@ -739,14 +824,15 @@ def update(table, parts, step, hyper, state=None, groups=None, constraint=None):
     never depend on the number of threads.
 
     Args:
-        table: float32 array (v, d), C-contiguous, writeable; a memory map too.
+        table: array (v, d) of float32, bfloat16 or float16, C-contiguous, writeable; a memory map too.
         parts: Parts.
         step: a key of `ops.STATES`: "sgd", "adagrad", "adam", ...
         hyper: dict of floats, those of `ops.HYPERPARAMETERS` that the step reads. Adam's learning_rate is the one with
             both bias corrections in it.
-        state: float32 array (v, state_width(step, d)), or None where that is 0.
+        state: array (v, state_width(step, d)) of float32 or bfloat16, or None where that is 0.
         groups: what group(parts, v) gave, or None to group here.
         constraint: a `RowConstraint` that the rows satisfy afterwards, or None.
+        rounding: a `Rounding`, by which rows and states that are not float32 are rounded; None: to the nearest.
 
     Raises:
         IndexError: an id outside [0, v). TypeError, ValueError: wrong dtype, shape or name. Nothing was written then.
@@ -764,14 +850,14 @@ def update(table, parts, step, hyper, state=None, groups=None, constraint=None):
     _check_update(table, parts.upstream_bd.shape[1], step, hyper, state)
     if groups is None:
         groups = group(parts, len(table))
-    run([Update(table, parts, step, hyper, state, groups, constraint)])
+    run([Update(table, parts, step, hyper, state, groups, constraint, rounding=rounding)])
 
 
-def update_dense(table, gradient, step, hyper, state=None, constraint=None):
+def update_dense(table, gradient, step, hyper, state=None, constraint=None, rounding=None):
     """update() for a gradient that has every row: float32 or float64, the table's shape."""
     grads_vd = check_floats(gradient, table.shape, "gradient")
     _check_update(table, table.shape[1], step, hyper, state)
-    run([Update(table, grads_vd, step, hyper, state, None, constraint)])
+    run([Update(table, grads_vd, step, hyper, state, None, constraint, rounding=rounding)])
 
 
 class RowConstraint(NamedTuple):
@@ -831,16 +917,84 @@ _FILLS = {
 }
 
 
-def zeros(shape):
-    """A float32 matrix of zeros whose rows start at cache lines if their length allows; pages are not touched yet."""
-    size = int(shape[0]) * int(shape[1]) * 4
+def zeros(shape, storage="float32"):
+    """A table (rows, dim) of zeros whose rows start at cache lines if their length allows; pages are not touched yet."""
+    rows, dim = map(int, shape)
+    dtype = dtypes.of_rows(storage, dim)
+    shape = (rows, dim) if storage in dtypes.PLAIN else (rows,)
+    size = math.prod(shape) * dtype.itemsize
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(np.float32).reshape(shape)
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def decode(table, rows=slice(None)):
+    """A range of rows as float32: a new array, or of a float32 table a view.
+
+    Args:
+        table: an array of a storage dtype, or `Rows`.
+        rows: slice without a step.
+    """
+    table = rows_of(table)
+    octets_vb = table.octets_vb[rows]
+    if table.code == _FLOAT32:
+        return octets_vb.view(np.float32)
+    values_vd = _empty((len(octets_vb), table.dim), len(octets_vb) * table.dim)
+    _core.decode(octets_vb, table.code, values_vd, threads_for(values_vd.nbytes))
+    return values_vd
+
+
+def encode(table, values, first_row=0, rounding=None):
+    """Writes float32 rows into a table from row `first_row` on.
+
+    Args:
+        table: an array of a storage dtype, or `Rows`; writeable.
+        values: float32 array (n, d), C-contiguous.
+        rounding: as in update(); codes are always rounded to the nearest.
+
+    Raises:
+        ValueError: a number for int8, int4 or int2 that is not finite; the row is named. Nothing was written then.
+    """
+    table = rows_of(table, writeable=True)
+    octets_vb = table.octets_vb[first_row : first_row + len(values)]
+    if table.code == _FLOAT32:
+        np.copyto(octets_vb.view(np.float32), values)
+        return
+    threads = threads_for(values.nbytes)
+    if table.storage in dtypes.QUANTISED and not _core.finite(values.reshape(-1), threads):
+        row = int(np.argmin(np.isfinite(values).all(1)))
+        raise ValueError(f"rows must be finite to be {table.storage}. Received: row {first_row + row} with NaN or infinity")
+    how = (False, 0, 0) if rounding is None else (True, rounding.seed % 2**64, rounding.step)
+    _core.encode_rows(octets_vb, table.code, values, first_row, *how, threads)
+
+
+def blocks(table):
+    """The rows of a table in slices of at most 4 million elements."""
+    step = max(1, 4 * _LARGE // max(1, table.dim))
+    return [slice(start, min(start + step, len(table))) for start in range(0, len(table), step)]
+
+
+def change(table, function):
+    """Lets `function(values, first_row)` change all rows of a table in place: those of float32 in one call, others in
+    blocks that are decoded and encoded again."""
+    table = rows_of(table, writeable=True)
+    if table.code == _FLOAT32:
+        function(decode(table), 0)
+        return
+    for rows in blocks(table):
+        values_vd = decode(table, rows)
+        function(values_vd, rows.start)
+        encode(table, values_vd, rows.start)
 
 
 def sums(array):
-    """(sum of |x|, sum of x^2) over a float array of any shape, in parallel; the bits never depend on the threads."""
+    """(sum of |x|, sum of x^2) over a float array of any shape, or the `Rows` of a table, in parallel; the bits never
+    depend on the threads."""
+    if type(array) is Rows:
+        if array.code == _FLOAT32:
+            return sums(decode(array))
+        found = [sums(decode(array, rows)) for rows in blocks(array)]
+        return math.fsum(one for one, _ in found), math.fsum(two for _, two in found)
     flat = check_floats(array, (None,) * np.ndim(array), "array").reshape(1, -1)
     return _core.sums(flat, threads_for(flat.nbytes))
 

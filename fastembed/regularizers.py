@@ -50,11 +50,14 @@ class L1L2(Regularizer):
         array([[ 21., -41.]], dtype=float32)
     """
 
+    of_elements = True  # a sum over elements: rows need no other rows
+
     def __init__(self, l1=0.0, l2=0.0):
         self.l1 = _factor("l1", l1, 0.0)
         self.l2 = _factor("l2", l2, 0.0)
 
     def __call__(self, x):
+        """x: an array, or the `ops.Rows` of a table."""
         magnitudes, squares = ops.sums(x)
         return (self.l1 and self.l1 * magnitudes) + (self.l2 and self.l2 * squares)  # 0 x infinity is 0 here
 
@@ -66,7 +69,7 @@ class L1L2(Regularizer):
         return gradient
 
     def rows_gradient(self, x, rows):
-        return self.gradient(np.asarray(x)[rows])  # a sum over elements: no other row is needed
+        return self.gradient(np.asarray(x)[rows])
 
     def get_config(self):
         return {"l1": self.l1, "l2": self.l2}

@@ -17,7 +17,7 @@ import tempfile
 import numpy as np
 
 from fastembed import serialization
-from fastembed.table import Table, open_npy
+from fastembed.table import Table, open_npy, open_rows
 
 CHUNK = 64 << 20  # bytes read or written at a time
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -85,18 +85,18 @@ def load(path, mmap_mode=None, custom_objects=None):
         raise ValueError(f"`mmap_mode` must be None, 'r', 'r+' or 'c'. Received: mmap_mode={mmap_mode!r}")
     path = os.path.abspath(os.fspath(path))
     layer, arrays = of_one_save(path, lambda: _open(path, mmap_mode or "r", custom_objects))
-    layer.adopt(_table(arrays["embeddings"], mmap_mode))
+    layer.adopt(_table(layer, arrays["embeddings"], mmap_mode))
     for weight in layer.weights[1:]:
         weight.assign(arrays[weight.name])
     return layer
 
 
-def _table(mapped, mmap_mode):
-    """A table that is the mapped file, or a copy of it in memory."""
+def _table(layer, mapped, mmap_mode):
+    """The table of a layer that is the mapped file, or a copy of it in memory."""
     if mmap_mode is not None:
-        return Table.wrap(mapped, path=mapped.filename)
-    table = Table(mapped.shape, mapped.dtype)
-    table.assign(mapped)
+        return Table.wrap(mapped, dim=layer.output_dim, path=mapped.filename)
+    table = Table((layer.input_dim, layer.output_dim), layer.dtype)
+    np.copyto(table.memory, mapped)
     return table
 
 
@@ -132,18 +132,21 @@ def _open(path, mode, custom_objects):
         if layer.lora_rank:
             shapes["lora_embeddings_a"] = (layer.input_dim, layer.lora_rank)
             shapes["lora_embeddings_b"] = (layer.lora_rank, layer.output_dim)
-        dtype = np.dtype(layer.dtype)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"`path` must hold a save of this library. Received: path={path!r}: {error}") from error
-    return layer, {
-        name: open_npy(os.path.join(path, f"{name}.npy"), mode if name == "embeddings" else "r", shape, dtype)
-        for name, shape in shapes.items()
-    }
+    how = {"embeddings": (mode, layer.dtype)}
+    arrays = {}
+    for name, shape in shapes.items():
+        mode, storage = how.get(name, ("r", "float32"))
+        arrays[name] = open_rows(os.path.join(path, f"{name}.npy"), mode, shape, storage)
+    return layer, arrays
 
 
 def write_array(path, array_vd):
     """np.save in chunks of bytes, without a copy of the array, forced to disk."""
     with open(path, "wb") as file:
+        if array_vd.dtype.name == "bfloat16":  # .npy has none
+            array_vd = array_vd.view(np.uint16)
         header = np.lib.format.header_data_from_array_1_0(array_vd)
         np.lib.format.write_array_header_1_0(file, header)
         file.writelines(pieces(array_vd))

@@ -18,7 +18,8 @@ class Table:
 
     Args:
         shape: (rows, dim), both positive ints.
-        dtype: the storage dtype: "float32".
+        dtype: the storage dtype: "float32"; "bfloat16" or "float16", of half the size; or "int8", "int4", "int2", which are
+            for look-ups alone (`Embedding.quantize` makes them).
         path: None for memory; or a .npy file that is made if it is missing, and opened for training if it is there.
         name: str.
         trainable: False makes every update of the table a ValueError.
@@ -41,8 +42,8 @@ class Table:
             raise ValueError(f"`shape` must be (rows, dim). Received: shape={shape!r}")
         shape = tuple(check_size(n, f"shape[{axis}]") for axis, n in enumerate(shape))
         storage = dtypes.storage(dtype)
-        array = ops.zeros(shape) if path is None else _open(path, shape, storage)
-        self._set(array, path, name, trainable, constraint)
+        array = ops.zeros(shape, storage) if path is None else _open(path, shape, storage)
+        self._set(array, shape[1], path, name, trainable, constraint)
 
     @classmethod
     def new_file(cls, path, shape, dtype, fill, **about):
@@ -64,14 +65,16 @@ class Table:
         return table
 
     @classmethod
-    def wrap(cls, array, *, path=None, name="embeddings", trainable=True, constraint=None):
-        """A table on the memory of a float32 C-contiguous matrix; no copy. A read-only array gives look-ups only."""
+    def wrap(cls, array, *, dim=None, path=None, name="embeddings", trainable=True, constraint=None):
+        """A table on the memory of a C-contiguous array of a storage dtype; no copy. A read-only array gives look-ups
+        only. dim: elements of a row, where the array does not say it (an odd number of int4 codes)."""
         table = cls.__new__(cls)
-        table._set(ops.check_table(array, "array"), path, name, trainable, constraint)
+        table._set(array, dim, path, name, trainable, constraint)
         return table
 
-    def _set(self, array, path, name, trainable, constraint):
-        self._array_vd = array
+    def _set(self, array, dim, path, name, trainable, constraint):
+        self._rows = ops.rows_of(array, "array", dim=dim)
+        self._array = array
         self.path = None if path is None else os.fspath(path)
         self.name = name
         self.trainable = trainable
@@ -85,37 +88,52 @@ class Table:
     @property
     def shape(self):
         """(rows, dim)"""
-        return self._array_vd.shape
+        return self._rows.shape
+
+    @property
+    def storage(self):
+        """The storage dtype's name."""
+        return self._rows.storage
 
     @property
     def dtype(self):
-        """The storage dtype, as a NumPy dtype."""
-        return self._array_vd.dtype
+        """The NumPy dtype of `numpy()`; fastembed.dtypes says how each storage dtype appears."""
+        return self._array.dtype
 
     @property
     def nbytes(self):
         """The bytes of the rows."""
-        return self._array_vd.nbytes
+        return self._array.nbytes
 
     @property
     def memory(self):
-        """The array (rows, dim) as it is: with an optimizer that lets rows catch up, rows may have steps to take."""
-        return self._array_vd
+        """The array as it is: with an optimizer that lets rows catch up, rows may have steps to take."""
+        return self._array
+
+    @property
+    def rows(self):
+        """The same as `ops.Rows`."""
+        return self._rows
 
     def numpy(self):
-        """Returns the table's own memory as an array (rows, dim); writing to it writes to the table. All rows are up to
-        date at this moment."""
-        return self.current(None)
+        """Returns the table's own memory: an array (rows, dim), or (rows,) of int8, int4, int2; writing to it writes to the
+        table. All rows are up to date at this moment."""
+        self.current(None)
+        return self._array
+
+    def to_float32(self, rows=slice(None)):
+        """Returns rows (a slice; None: all) as float32 (rows, dim): a new array, or of a float32 table a view."""
+        return ops.decode(self.current(None), rows)
 
     def current(self, ids_n, *bags):
-        """Returns the table's memory; the rows of flat int32 or int64 ids (None: all) are up to date at this moment.
+        """Returns the table as `ops.Rows`; the rows of flat int32 or int64 ids (None: all) are up to date at this moment.
 
         bags: row splits, combiner and padding id, as the gradient will have them: then it is not grouped again.
         """
         if self.debt is not None and self.debt.moves:
             with self.lock:
                 self.debt.pay(None if ids_n is None else ops.look_parts(ids_n, *bags))
-        return self._array_vd
+        return self._rows
 
     def freeze(self, rows):
         """Rows that no optimizer changes from now on: not by gradients, decay, momentum or constraints.
@@ -170,48 +188,78 @@ class Table:
     def assign(self, array):
         """Copies an array of the same shape into the table; a constraint is then enforced."""
         array = np.asarray(array)
-        if array.shape != self.shape or array.dtype.kind not in "fiu":
+        number = array.dtype.kind in "fiu" or dtypes.name_of(array.dtype)[0] == "bfloat16"
+        if array.shape != self.shape or not number:
             raise ValueError(
                 f"`array` must be numbers of shape {self.shape}. Received: {array.dtype} of shape {array.shape}"
             )
-        ops.check_table(self._array_vd, "table", writeable=True)
+        rows = ops.rows_of(self._rows, writeable=True)
+        if rows.storage in dtypes.QUANTISED and not np.isfinite(array).all():
+            ops.encode(rows, array.astype(np.float32))  # says which row is not
         with self.lock:
             if self.debt is not None:
                 self.debt.pay(None)  # for the state: what waits for the old rows has decayed
-            np.copyto(self._array_vd, array, casting="same_kind" if array.dtype.kind == "f" else "unsafe")
+            self.copy_from(array)
             self.enforce()
+
+    def copy_from(self, array):
+        """Copies numbers of the table's shape into it, and nothing else."""
+        if array.dtype == self.dtype:  # of bfloat16 without ml_dtypes, the bits
+            np.copyto(self._array, array)
+            return
+
+        def fill(values_vd, first_row):
+            np.copyto(values_vd, array[first_row : first_row + len(values_vd)], casting="unsafe")
+
+        ops.change(self._rows, fill)
 
     def enforce(self):
         """Projects the table, whole, if it breaks its constraint."""
-        if self.constraint is not None:
-            self.constraint.enforce(self._array_vd)
+        if self.constraint is None:
+            return
+        if self.storage == "float32":
+            self.constraint.enforce(self._array)
+        elif self.constraint.rows is not None:
+            ops.change(self._rows, lambda values_vd, _: self.constraint.enforce(values_vd))
+        else:
+            values_vd = ops.decode(self._rows)
+            self.constraint.enforce(values_vd)
+            ops.encode(self._rows, values_vd)
 
     def __array__(self, dtype=None, copy=None):
-        converted = dtype is not None and np.dtype(dtype) != self.dtype
+        coded = self.storage in dtypes.QUANTISED
+        converted = coded or (dtype is not None and np.dtype(dtype) != self.dtype)
         if converted and copy is False:
             raise ValueError(f"`dtype` must be {self.dtype} where nothing may be copied. Received: dtype={dtype}")
-        array = np.asarray(self.numpy(), dtype=dtype)
+        array = np.asarray(self.to_float32() if coded else self.numpy(), dtype=dtype)
         return array.copy() if copy and not converted else array
 
     def __len__(self):
-        return len(self._array_vd)
+        return len(self._rows)
 
     def __getitem__(self, key):
-        """Rows as a new array, for integer ids of any shape; a slice gives a view."""
+        """Rows as float32 in a new array, for integer ids of any shape; a slice of a float32 table gives a view."""
         if isinstance(key, slice):
-            return self.numpy()[key]
+            if self.storage == "float32":
+                return self.numpy()[key]
+            key = np.arange(len(self))[key]
         ids_n, shape = ops.flat_ids(key)
         return ops.gather(self.current(ids_n), ids_n.reshape(shape))
 
     def __repr__(self):
-        return f"<Table {self.name!r} shape={self.shape} dtype={self.dtype}>"
+        return f"<Table {self.name!r} shape={self.shape} dtype={self.storage}>"
 
     def __getstate__(self):
         # An optimizer that is copied too becomes the creditor again.
-        state = {**self.__dict__, "debt": None, "_array_vd": self.numpy()}
-        if isinstance(self._array_vd, np.memmap):  # a copy lives in memory: two writers of one file lose data
-            state.update(_array_vd=np.array(self._array_vd), path=None)
+        state = {**self.__dict__, "debt": None, "_array": self.numpy(), "_rows": None, "_dim": self.shape[1]}
+        if isinstance(self._array, np.memmap):  # a copy lives in memory: two writers of one file lose data
+            state.update(_array=np.array(self._array), path=None)
         return state
+
+    def __setstate__(self, state):
+        dim = state.pop("_dim")
+        self.__dict__.update(state)
+        self._rows = ops.rows_of(self._array, dim=dim)
 
 
 def locked(variables, *locks):
@@ -232,23 +280,32 @@ def check_size(value, name):
     return int(value)
 
 
-def open_npy(path, mode, shape, storage):
+def open_npy(path, mode, shape, dtype):
     """A .npy file as a memory map ("r", "r+" or "c"); ValueError where it is damaged or holds something else."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut, which "r+" would fill up
     except (ValueError, EOFError) as error:
         raise ValueError(f"`path` must be a whole .npy file. Received: {path}: {error}") from error
-    if array.shape != shape or array.dtype != storage or not array.flags.c_contiguous:
+    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
         order = "" if array.flags.c_contiguous else ", columns first"
         raise ValueError(
-            f"`path` must hold {storage} of shape {shape}. Received: {path}: {array.dtype} of shape {array.shape}"
-            + order
+            f"`path` must hold {dtype} of shape {shape}. Received: {path}: {array.dtype} of shape {array.shape}" + order
         )
     return array if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
 
 
+def open_rows(path, mode, shape, storage):
+    """open_npy for a table (rows, dim) of a storage dtype. bfloat16 lies in files as uint16, which np.load reads."""
+    dtype = dtypes.of_rows(storage, shape[1])
+    if storage == "bfloat16":
+        return open_npy(path, mode, shape, np.dtype(np.uint16)).view(dtype)
+    return open_npy(path, mode, shape if storage in dtypes.PLAIN else shape[:1], dtype)
+
+
 def _open(path, shape, storage):
     """The file of a table, for training; made, sparse and zero, if there is none."""
-    if os.path.exists(path):
-        return open_npy(path, "r+", shape, storage)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=storage, shape=shape)
+    if not os.path.exists(path):
+        dtype = np.dtype(np.uint16) if storage == "bfloat16" else dtypes.of_rows(storage, shape[1])
+        shape_of_file = shape if storage in dtypes.PLAIN else shape[:1]
+        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape_of_file)
+    return open_rows(path, "r+", shape, storage)

@@ -4,12 +4,12 @@
  * instruction set. So arithmetic goes element by element, sums across a row use 16 fixed lanes and a fixed
  * tree, and nothing is contracted to a fused multiply-add.
  *
- * Words: a block is an array of pointers to rows of d elements. A row may start at any multiple of 4 bytes.
- * Functions marked "ahead" prefetch rows[i + FE_AHEAD] while they work on rows[i]: the caller fills FE_AHEAD
- * more pointers behind the block (any readable address).
+ * Words: a block is an array of pointers to rows of d elements. A row may start at any multiple of 4 bytes (of 2, if its
+ * elements are halves). Functions marked "ahead" prefetch rows[i + FE_AHEAD] while they work on rows[i]: the caller fills
+ * FE_AHEAD more pointers behind the block (any readable address).
  *
- * A set of row functions belongs to one instruction set and one storage dtype. Today the dtype is float32; a
- * further dtype is a further set whose functions decode a row, call these bodies, and encode it.
+ * A set of row functions belongs to one instruction set. It works on float32; each storage dtype has a codec, which
+ * reads rows as float32 and writes them again.
  */
 #ifndef FE_ROWS_H
 #define FE_ROWS_H
@@ -109,19 +109,64 @@ extern const fe_step_about fe_steps[FE_STEPS];
 
 enum { FE_ADD = 1, FE_IN_CACHE = 2 };
 
-typedef struct fe_rows {
-    const char *isa;
+/* How elements are rounded to their storage dtype: to the nearest value, to even on ties; or, if `stochastic`, up or down
+ * with a probability that makes the mean exact. The choice depends on (seed, step, row number, column) alone. */
+typedef struct fe_rounding {
+    int stochastic;
+    uint64_t seed, step;
+} fe_rounding;
 
-    /* rows[i] = the row ids[i] of a table v x d. Returns 0 if an id lies outside 0..v; its row is then the first. */
-    int (*point32)(const int32_t *ids, size_t n, const float *table, uint64_t v, size_t d, const float **rows);
-    int (*point64)(const int64_t *ids, size_t n, const float *table, uint64_t v, size_t d, const float **rows);
+/* All storage dtypes: X(name, bits of an element, bytes before the elements of a row).
+ *     float16, bfloat16: elements one after the other, in the processor's byte order
+ *     int8, int4, int2: two floats, scale and offset; then codes c, two's complement, in bytes of one, two or four codes,
+ *         the first in the lowest bits; zeros up to a multiple of 4 bytes. An element is scale * c + offset. */
+#define FE_EACH_DTYPE(X) \
+    X(float32, 32, 0)    \
+    X(bfloat16, 16, 0)   \
+    X(float16, 16, 0)    \
+    X(int8, 8, 8)        \
+    X(int4, 4, 8)        \
+    X(int2, 2, 8)
+#define FE_DTYPE_NUMBER(name, bits, head) FE_##name,
+enum { FE_EACH_DTYPE(FE_DTYPE_NUMBER) FE_DTYPES };
+typedef struct fe_dtype_about {
+    const char *name;
+    size_t bits, head;
+} fe_dtype_about;
+extern const fe_dtype_about fe_dtypes[FE_DTYPES];
 
+/* The bytes of a row of d elements. */
+static inline size_t fe_row_bytes(int dtype, size_t d)
+{
+    const size_t bytes = fe_dtypes[dtype].head + (d * fe_dtypes[dtype].bits + 7) / 8;
+    return fe_dtypes[dtype].head ? (bytes + 3) / 4 * 4 : bytes;
+}
+
+/* What a storage dtype has of its own. */
+typedef struct fe_codec {
     /* out[i * d + j] = rows[i][j]; ahead. `stream`: store past the caches (out is larger than they are). */
-    void (*copy)(const float *const *rows, size_t n, size_t d, float *out, int stream);
+    void (*copy)(const void *const *rows, size_t n, size_t d, float *out, int stream);
 
     /* out[j] = (flags & FE_ADD ? out[j] : 0) + sum over i, in order, of w[i] * rows[i][j]; w NULL means ones; ahead,
      * unless flags & FE_IN_CACHE. */
-    void (*sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int flags);
+    void (*sum)(const void *const *rows, const float *w, size_t n, size_t d, float *out, int flags);
+
+    /* out[i * d + j] = rows[i][j]. Rows FE_AHEAD_STEP further on are asked for. */
+    void (*decode)(const void *const *rows, size_t n, size_t d, float *out);
+
+    /* rows[i][j] = x[i * stride + j], rounded. numbers: of the rows; first_column: the number of column 0. The x are
+     * overwritten. int8, int4, int2: they must be finite, and are always rounded to the nearest. */
+    void (*encode)(void *const *rows, const int64_t *numbers, size_t n, size_t d, size_t first_column, float *x,
+                   size_t stride, const fe_rounding *rounding);
+} fe_codec;
+
+typedef struct fe_rows {
+    const char *isa;
+    fe_codec codec[FE_DTYPES];
+
+    /* rows[i] = the row ids[i] of a table of v rows. Returns 0 if an id lies outside 0..v; its row is then the first. */
+    int (*point32)(const int32_t *ids, size_t n, const char *table, uint64_t v, size_t row_bytes, const void **rows);
+    int (*point64)(const int64_t *ids, size_t n, const char *table, uint64_t v, size_t row_bytes, const void **rows);
 
     /* n sums of neighbouring parts, all in the caches: grads[i] points to the sum, at sums + i * d, of w[k] * parts[k] for
      * k in begins[i] - first .. begins[i + 1] - first; or, where that is one part and w is NULL, to the part itself. */

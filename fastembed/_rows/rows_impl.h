@@ -91,14 +91,14 @@ FE_INLINE float choose_float(int32_t m, float a, float b) { return m ? a : b; }
 /* ---- ids ------------------------------------------------------------------------------------------------------ */
 
 #define POINT(bits)                                                                                               \
-    static int FE_NAME(point##bits)(const int##bits##_t *ids, size_t n, const float *table, uint64_t v, size_t d, \
-                                    const float **rows)                                                           \
+    static int FE_NAME(point##bits)(const int##bits##_t *ids, size_t n, const char *table, uint64_t v,            \
+                                    size_t row_bytes, const void **rows)                                          \
     {                                                                                                             \
         uint64_t bad = 0;                                                                                         \
         for (size_t i = 0; i < n; i++) {                                                                          \
             const uint64_t row = (uint64_t)(int64_t)ids[i], outside = row >= v;                                   \
             bad |= outside;                                                                                       \
-            rows[i] = table + (outside ? 0 : row) * d;                                                            \
+            rows[i] = table + (outside ? 0 : row) * row_bytes;                                                         \
         }                                                                                                         \
         return !bad;                                                                                              \
     }
@@ -132,7 +132,7 @@ FE_INLINE void copy_line(float *out, const float *row, const int how)
     (void)how;
 }
 
-FE_INLINE void copy_rows(const float *const *rows, size_t n, size_t d, float *out, const int how, const int near)
+FE_INLINE void copy_rows(const void *const *rows, size_t n, size_t d, float *out, const int how, const int near)
 {
     for (size_t i = 0; i < n; i++, out += d) {
         const float *row = rows[i], *next = rows[i + FE_AHEAD];
@@ -149,7 +149,7 @@ FE_INLINE void copy_rows(const float *const *rows, size_t n, size_t d, float *ou
     }
 }
 
-static void FE_NAME(copy)(const float *const *rows, size_t n, size_t d, float *out, int stream)
+static void FE_NAME(copy_float32)(const void *const *rows, size_t n, size_t d, float *out, int stream)
 {
 #if FE_WIDTH > 1 && defined(__SSE2__)
     if (stream && d % 16 == 0 && (uintptr_t)out % 16 == 0) {
@@ -174,14 +174,14 @@ enum { ASK_NOTHING, ASK_COLUMNS, ASK_ROW };
 /* Columns j .. j + FE_WIDTH * nv of a sum: the accumulators stay in registers over the whole block. `bytes` of a row, and
  * `last`: where its last cache line is, if a row has one more than it is long. Whatever can be is a constant: without the
  * two or three tests for a row that ASK_COLUMNS spares, a sum takes 0.85 of the time. */
-FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, size_t j, float *out, int add,
+FE_INLINE void sum_columns(const void *const *rows, const float *w, size_t n, size_t j, float *out, int add,
                            size_t bytes, size_t last, const int nv, const int weighted, const int ask, const int near)
 {
     const size_t done = 4 * FE_WIDTH * (size_t)nv;
     vec acc[8];
     for (int k = 0; k < nv; k++) acc[k] = add ? *(const vec *)(out + j + k * FE_WIDTH) : (vec){0};
     for (size_t i = 0; i < n; i++) {
-        const float *row = rows[i] + j;
+        const float *row = (const float *)rows[i] + j;
         if (ask != ASK_NOTHING) {
             const char *next = (const char *)rows[i + FE_AHEAD];
             for (int line = 0; line < nv * FE_WIDTH / 16; line++) FE_PREFETCH(next + 64 * line, near);
@@ -199,7 +199,7 @@ FE_INLINE void sum_columns(const float *const *rows, const float *w, size_t n, s
     for (int k = 0; k < nv; k++) *(vec *)(out + j + k * FE_WIDTH) = acc[k];
 }
 
-static void FE_NAME(sum)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int flags)
+static void FE_NAME(sum_float32)(const void *const *rows, const float *w, size_t n, size_t d, float *out, int flags)
 {
     const int add = flags & FE_ADD, near = fe_near;
     const size_t bytes = d * sizeof(float);
@@ -233,9 +233,9 @@ static void FE_NAME(sum)(const float *const *rows, const float *w, size_t n, siz
         for (size_t i = 0; i < n; i++) {
             if (ask) fe_prefetch(rows[i + FE_AHEAD], bytes);
             if (w)
-                acc += w[i] * GET(vec4, rows[i]);
+                acc += w[i] * GET(vec4, (const float *)rows[i]);
             else
-                acc += GET(vec4, rows[i]);
+                acc += GET(vec4, (const float *)rows[i]);
         }
         AT(vec4, out) = acc;
     }
@@ -296,7 +296,8 @@ static void FE_NAME(runs)(const float *const *parts, const float *w, const int64
     for (size_t i = 0; i < n; i++) {
         const size_t k = (size_t)(begins[i] - first), count = (size_t)(begins[i + 1] - begins[i]);
         grads[i] = !w && count == 1 ? parts[k] : sums + i * d;
-        if (w || count != 1) FE_NAME(sum)(parts + k, w ? w + k : NULL, count, d, sums + i * d, FE_IN_CACHE);
+        if (w || count != 1)
+            FE_NAME(sum_float32)((const void *const *)parts + k, w ? w + k : NULL, count, d, sums + i * d, FE_IN_CACHE);
     }
 }
 
@@ -725,12 +726,20 @@ static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64
 #undef MAKE
 }
 
+/* ---- storage dtypes ------------------------------------------------------------------------------------------------ */
+
+#include "codecs_impl.h"
+
 const fe_rows FE_NAME(fe_rows) = {
     FE_TEXT(FE_ISA),
+    {
+        {FE_NAME(copy_float32), FE_NAME(sum_float32), NULL, NULL},
+#define CODEC_ENTRY(name) {FE_NAME(copy_##name), FE_NAME(sum_##name), FE_NAME(decode_##name), FE_NAME(encode_##name)},
+        CODEC_ENTRY(bfloat16) CODEC_ENTRY(float16) CODEC_ENTRY(int8) CODEC_ENTRY(int4) CODEC_ENTRY(int2)
+#undef CODEC_ENTRY
+    },
     FE_NAME(point32),
     FE_NAME(point64),
-    FE_NAME(copy),
-    FE_NAME(sum),
     FE_NAME(runs),
     FE_NAME(sum_where),
     FE_NAME(max),

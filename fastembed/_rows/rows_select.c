@@ -10,6 +10,10 @@ int fe_near = 0;
 const fe_step_about fe_steps[FE_STEPS] = {FE_EACH_STEP(ABOUT)};
 #undef ABOUT
 
+#define ABOUT(name, bits, head) {#name, bits, head},
+const fe_dtype_about fe_dtypes[FE_DTYPES] = {FE_EACH_DTYPE(ABOUT)};
+#undef ABOUT
+
 #if defined(__GNUC__) && defined(__x86_64__)
 extern const fe_rows fe_rows_avx2, fe_rows_avx512;
 

@@ -121,7 +121,8 @@ class Initializer(serialization.Configurable):
         """Fills a table, or some of its rows, in place and in parallel.
 
         Args:
-            table_vd: float32 array (rows, d), C-contiguous and writeable; a memory map too.
+            table_vd: array (rows, d) of a storage dtype, C-contiguous and writeable; a memory map too. Values are those of
+                a float32 table, rounded.
             first_row: int, the number in the whole table of the first row given.
             num_rows: int, the rows of the whole table, or None where the rows given are its last. What random values
                 row r is made of does not depend on it; how they are scaled may, as in `GlorotUniform`.
@@ -130,7 +131,7 @@ class Initializer(serialization.Configurable):
             TypeError, ValueError: no such table; rows past the end; a part where `row_wise` is False; a shape that
                 this initializer does not make. Nothing was written then.
         """
-        ops.check_table(table_vd, "table_vd", writeable=True)
+        table_vd = ops.rows_of(table_vd, "table_vd", writeable=True)
         first_row, rows = operator.index(first_row), len(table_vd)
         num_rows = first_row + rows if num_rows is None else operator.index(num_rows)
         if not 0 <= first_row <= num_rows - rows:
@@ -141,7 +142,15 @@ class Initializer(serialization.Configurable):
             raise ValueError(
                 f"`table_vd` must be a whole table for {type(self).__name__}. Received: {rows} of {num_rows} rows"
             )
-        self._write(table_vd, first_row, (num_rows, table_vd.shape[1]))
+        shape = (num_rows, table_vd.dim)
+        if table_vd.storage == "float32":
+            self._write(ops.decode(table_vd), first_row, shape)
+        elif self.row_wise and type(self)._write is not Initializer._write:
+            ops.change(table_vd, lambda values, start: self._write(values, first_row + start, shape))
+        else:
+            values_vd = ops.zeros(shape)
+            self._write(values_vd, 0, shape)
+            ops.encode(table_vd, values_vd)
 
     def _write(self, table_vd, first_row, shape):
         """Fills checked rows of an array of `shape`, whose dimensions after the first are one in `table_vd`."""

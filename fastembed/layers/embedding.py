@@ -136,9 +136,9 @@ class Embedding:
 
         def fill(table):
             if weights is None:
-                (self.embeddings_initializer or initializers.GlorotUniform()).fill(table.numpy())
+                (self.embeddings_initializer or initializers.GlorotUniform()).fill(table.rows)
             else:
-                np.copyto(table.numpy(), weights, casting="unsafe")
+                table.copy_from(weights)
             self._clear_padding(table)
             table.enforce()
             self._clear_padding(table)  # whatever a constraint of the user's own makes of zeros
@@ -155,26 +155,31 @@ class Embedding:
                 table = Table.new_file(self.path, shape, self._policy.storage, fill, **about)
             else:
                 table = Table(shape, self._policy.storage, self.path, **about)
-            table.trainable = self._trainable and lora is None
+            table.trainable = self._trainable and lora is None and self._trains
             self._lora, self._table = lora, table  # in this order: a thread that sees the table sees LoRA too
         return made
 
     def adopt(self, table):
         """Uses an existing `Table` of the right shape and dtype from now on; no copy."""
-        if table.shape != (self.input_dim, self.output_dim) or table.dtype != self._policy.storage:
+        if table.shape != (self.input_dim, self.output_dim) or table.storage != self._policy.storage:
             raise ValueError(
                 f"`table` must be {self._policy.storage} of shape {(self.input_dim, self.output_dim)}. Received: "
                 f"{table!r}"
             )
         if self._lora is None:
             self._lora = self._new_lora()
-        table.trainable = self._trainable and self._lora is None
+        table.trainable = self._trainable and self._lora is None and self._trains
         table.constraint = constraints.for_table(self.embeddings_constraint)
         self._table = table
 
+    @property
+    def _trains(self):
+        """Whether tables of this storage dtype can be trained."""
+        return self._policy.storage not in dtypes.QUANTISED
+
     def _clear_padding(self, table):
         if self.padding_idx is not None:
-            table.numpy()[self.padding_idx] = 0
+            ops.encode(table.rows, np.zeros((1, table.shape[1]), np.float32), self.padding_idx)
 
     @staticmethod
     def _check_weights(array, shape):
@@ -182,7 +187,7 @@ class Embedding:
         array = np.asarray(array)
         if array.shape != shape:
             raise ValueError(f"`weights` must have shape {shape}. Received: shape {array.shape}")
-        if array.dtype.kind not in "fiu":
+        if array.dtype.kind not in "fiu" and dtypes.name_of(array.dtype)[0] is None:
             raise ValueError(f"`weights` must be numbers. Received: dtype {array.dtype}")
         return array
 
@@ -202,7 +207,7 @@ class Embedding:
     @property
     def dtype(self):
         """The storage dtype's name, as in Keras."""
-        return self._policy.storage.name
+        return self._policy.storage
 
     variable_dtype = dtype
 
@@ -225,7 +230,7 @@ class Embedding:
     def trainable(self, value):
         self._trainable = _flag("trainable", value)
         for table in self.weights:
-            table.trainable = self._trainable
+            table.trainable = self._trainable and self._trains
         if self._lora is not None:
             self._table.trainable = False
 
@@ -252,7 +257,11 @@ class Embedding:
         whole table (with LoRA: of A and of B), computed now, if it trains."""
         losses = [] if self._activity_loss is None else [self._activity_loss]
         if self.embeddings_regularizer is not None:
-            losses += [float(self.embeddings_regularizer(table.numpy())) for table in self.trainable_weights]
+            regularizer, weights = self.embeddings_regularizer, self.trainable_weights
+            if hasattr(regularizer, "of_elements"):
+                losses += [float(regularizer(table.current(None))) for table in weights]
+            else:
+                losses += [float(regularizer(table.to_float32())) for table in weights]
         return losses
 
     def get_weights(self):
@@ -308,7 +317,7 @@ class Embedding:
     def _look(self, table, ids, weights, out):
         """The rows of ids in a table of this layer; of a `Ragged`, flat."""
         ids = ids.flat_values if isinstance(ids, Ragged) else ids
-        return ops.gather(table.memory if table.debt is None else table.current(ops.flat_ids(ids)[0]), ids, out)
+        return ops.gather(table.rows if table.debt is None else table.current(ops.flat_ids(ids)[0]), ids, out)
 
     def _forward(self, ids, weights, out):
         """What `call` computes, flat: the look-up, with LoRA, its activity loss, in the compute dtype."""
@@ -318,7 +327,7 @@ class Embedding:
             return self._look(table, ids, weights, out)
         result = self._output(ids, weights)
         if out is not None:
-            ops.check_out(out, result.shape, [table.memory for table in self.weights], policy.compute)
+            ops.check_out(out, result.shape, [table.rows.octets_vb for table in self.weights], policy.compute)
         if self.activity_regularizer is not None:
             batch = self._batch_size(ids, result)
             self._activity_loss = float(self.activity_regularizer(result)) / batch if batch else 0.0
@@ -403,8 +412,11 @@ class Embedding:
             return slices
         slices = slices.coalesce()
         regularizer, rows_u = self.embeddings_regularizer, slices.indices
-        table_vd = table.current(rows_u if hasattr(regularizer, "rows_gradient") else None)
-        penalty_ud = self._penalty_gradient(regularizer, table_vd, rows_u)
+        if table.storage == "float32" or not hasattr(regularizer, "of_elements"):
+            rows = table.current(rows_u if hasattr(regularizer, "rows_gradient") else None)
+            penalty_ud = self._penalty_gradient(regularizer, ops.decode(rows), rows_u)
+        else:
+            penalty_ud = self._penalty_gradient(regularizer, table[rows_u])
         return IndexedSlices(slices.values + penalty_ud, slices.indices, slices.dense_shape)
 
     def regularization_gradient(self):
@@ -415,7 +427,7 @@ class Embedding:
         """
         if self.embeddings_regularizer is None:
             return None
-        gradient_vd = self._penalty_gradient(self.embeddings_regularizer, self.embeddings.numpy())
+        gradient_vd = self._penalty_gradient(self.embeddings_regularizer, self.embeddings.to_float32())
         if self.padding_idx is not None:
             gradient_vd[self.padding_idx] = 0
         return gradient_vd
@@ -517,14 +529,14 @@ class Embedding:
         if self._lora is None:
             raise ValueError("`merge_lora` needs `enable_lora` before it. Received: a layer without LoRA")
         with self._table.lock:
-            self._lora.merge_into(self._table.numpy())
+            ops.change(self._table.current(None), self._lora.add_change)
         self._lora = self.lora_rank = self.lora_alpha = None
         self._table.trainable = self._trainable
 
     def merged_pieces(self):
         """Yields the bytes of the rows that look-ups give, in chunks: the table, with LoRA's change in it."""
-        table_vd = self.embeddings.numpy()
-        return saving.pieces(table_vd) if self._lora is None else self._lora.merged(table_vd)
+        table = self.embeddings
+        return saving.pieces(table.numpy()) if self._lora is None else self._lora.merged(table.current(None))
 
     def lora_gradients(self, ids, upstream):
         """The gradients of A and B.
@@ -554,6 +566,51 @@ class Embedding:
             gradient_b += self._penalty_gradient(self.embeddings_regularizer, lora.b.numpy())
         return self._regularized(slices, lora.a), gradient_b
 
+    # ---- storage dtypes --------------------------------------------------------------------------------------------
+
+    def quantize(self, mode):
+        """Stores the table from now on with 8, 4 or 2 bits for each element, for look-ups alone. LoRA is merged first.
+
+        A row has a scale and an offset: of int8, an element is wrong by 1/510 of the range of its row at most, of int4 by
+        1/30, of int2 by 1/6. A row that is constant stays as it is. It is done in blocks: beside the table there is the
+        quantised one and a few megabytes.
+
+        Args:
+            mode: "int8", "int4" or "int2".
+
+        Raises:
+            ValueError: another mode; the layer is quantised already; a row that is not finite, which is named. The layer
+                is then as it was.
+
+        Source: keras.layers.Embedding.quantize, whose int8 is symmetric.
+
+        Example:
+            >>> layer = fastembed.Embedding(1000, 64)
+            >>> before = layer([3, 5])
+            >>> layer.quantize("int8")
+            >>> layer.dtype, layer.embeddings.nbytes
+            ('int8', 72000)
+            >>> bool(np.allclose(layer([3, 5]), before, atol=0.1 / 510))
+            True
+        """
+        if mode not in dtypes.QUANTISED:
+            raise ValueError(f"`mode` must be one of {list(dtypes.QUANTISED)}. Received: mode={mode!r}")
+        old = self.embeddings
+        if old.storage in dtypes.QUANTISED:
+            raise ValueError(f"a layer can be quantised once. Received: mode={mode!r} for one of {old.storage}")
+        table = Table(old.shape, mode, name=old.name, trainable=False)
+        with old.lock:
+            rows = old.current(None)
+            for block in ops.blocks(rows):
+                values_vd = ops.decode(rows, block)
+                if self._lora is not None:
+                    values_vd = np.array(values_vd)
+                    self._lora.add_change(values_vd, block.start)
+                ops.encode(table.rows, values_vd, block.start)
+        self._table = table
+        self._policy = dtypes.policy(f"{mode}_from_float32")
+        self._lora = self.lora_rank = self.lora_alpha = self.path = None
+
     # ---- configs and files -----------------------------------------------------------------------------------------
 
     def get_config(self, version=3):
@@ -580,7 +637,7 @@ class Embedding:
         if version == 2:
             lengths = self.input_length if isinstance(self.input_length, tuple) else (self.input_length,)
             config["batch_input_shape"] = self._batch_input_shape or (None, *(length or None for length in lengths))
-            plain = policy.storage == policy.compute
+            plain = not policy.name.startswith("mixed_")
             config["dtype"] = policy.name if plain else {"class_name": "Policy", "config": {"name": policy.name}}
             config |= {**sizes, **parts, "mask_zero": self.mask_zero, "input_length": self.input_length}
         else:

@@ -74,8 +74,8 @@ class EmbeddingBag(Embedding):
 
     def _look(self, table, ids, weights, out):
         ids_n, splits_b1, weights_n, shape = self._bags(ids, weights)
-        table_vd = table.current(ids_n, splits_b1, self.combiner, self._skipped)
-        return ops.pool_checked(table_vd, ids_n, splits_b1, weights_n, self.combiner, out, self._skipped, shape)
+        rows = table.current(ids_n, splits_b1, self.combiner, self._skipped)
+        return ops.pool_checked(rows, ids_n, splits_b1, weights_n, self.combiner, out, self._skipped, shape)
 
     def _bags(self, ids, weights):
         """Flat ids, int64 row splits, flat weights, and the shape of the ids."""
@@ -127,8 +127,8 @@ class EmbeddingBag(Embedding):
         upstream_bd = self._upstream(ids, upstream, weights)
 
         def gradient(table, upstream):
-            table_vd = table.current(ids_n)
-            return ops.weights_gradient(table_vd, ids_n, splits_b1, weights_n, self.combiner, upstream, self._skipped)
+            rows = table.current(ids_n)
+            return ops.weights_gradient(rows, ids_n, splits_b1, weights_n, self.combiner, upstream, self._skipped)
 
         gradient_n = gradient(self.embeddings, upstream_bd)
         if self._lora is not None:

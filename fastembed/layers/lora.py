@@ -7,6 +7,7 @@ import numbers
 
 import numpy as np
 
+from fastembed import ops
 from fastembed.table import Table, check_size
 
 _BLOCK = 1 << 20  # elements of the table that are changed at once
@@ -58,20 +59,20 @@ class Lora:
         scaled_nd = self.scale * upstream_nd
         return scaled_nd @ self.b.numpy().T, looked_up_nr.T @ scaled_nd
 
-    def _changes(self, table_vd):
-        """The change of a table, block by block: the rows, and what is added to them."""
+    def add_change(self, values_vd, first_row):
+        """Adds the change to rows of the table, from row `first_row` on, block by block."""
         scaled_b = self.scale * self.b.numpy()
-        step = max(1, _BLOCK // table_vd.shape[1])
-        for start in range(0, len(table_vd), step):
-            rows = slice(start, start + step)
-            yield rows, self.a.numpy()[rows] @ scaled_b
+        step = max(1, _BLOCK // values_vd.shape[1])
+        for start in range(0, len(values_vd), step):
+            block = values_vd[start : start + step]
+            block += self.a.numpy()[first_row + start : first_row + start + len(block)] @ scaled_b
 
-    def merge_into(self, table_vd):
-        """Adds the change to a table."""
-        for rows, change in self._changes(table_vd):
-            table_vd[rows] += change
-
-    def merged(self, table_vd):
-        """The bytes of a table with the change, in blocks."""
-        for rows, change in self._changes(table_vd):
-            yield memoryview(table_vd[rows] + change).cast("B")
+    def merged(self, rows):
+        """The bytes of a table (`ops.Rows`) with the change, in blocks."""
+        step = max(1, _BLOCK // rows.dim)
+        for start in range(0, len(rows), step):
+            values = np.array(ops.decode(rows, slice(start, start + step)))
+            self.add_change(values, start)
+            block = ops.zeros(values.shape, rows.storage)
+            ops.encode(block, values)
+            yield memoryview(block.view(np.uint8)).cast("B")

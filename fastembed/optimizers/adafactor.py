@@ -75,14 +75,14 @@ class Adafactor(Optimizer):
     def num_passes(self, ndim):
         return 3 if ndim == 2 else 2
 
-    def begin(self, table_vd, ndim, weight_decay):
-        own = {"size": table_vd.size, "w_squares": ops.sums(table_vd)[1], "weight_decay": weight_decay}
+    def begin(self, rows, ndim, weight_decay):
+        own = {"size": len(rows) * rows.dim, "w_squares": ops.sums(rows)[1], "weight_decay": weight_decay}
         if ndim == 2:
-            own |= {"r_sum": 0.0, "c": np.zeros(table_vd.shape[1])}
+            own |= {"r_sum": 0.0, "c": np.zeros(rows.dim)}
         return own
 
-    def refresh(self, table_vd, own):
-        own["w_squares"] = ops.sums(table_vd)[1]
+    def refresh(self, rows, own):
+        own["w_squares"] = ops.sums(rows)[1]
 
     def hyper(self, t, rate):
         # 1 - beta_2 falls with t, so the rounding of beta_2 is seen: it is Keras's.

@@ -47,6 +47,13 @@ def count(name, value):
     return check_size(value, name)
 
 
+def _seed(name, value):
+    """An int >= 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**64:
+        raise ValueError(f"`{name}` must be an integer >= 0 and below 2**64. Received: {name}={value!r}")
+    return int(value)
+
+
 def _or_none(check):
     """What passes the check, or None."""
     return lambda name, value: None if value is None else check(name, value)
@@ -75,7 +82,13 @@ BASE = {
     "loss_scale_factor": None,
     "gradient_accumulation_steps": None,
 }
-OURS = {"untouched": "skip", "on_nonfinite": "raise"}
+OURS = {
+    "untouched": "skip",
+    "on_nonfinite": "raise",
+    "state_dtype": "float32",
+    "rounding": "stochastic",
+    "rounding_seed": 0,
+}
 
 CHECKS = {
     "weight_decay": _or_none(number),
@@ -89,6 +102,9 @@ CHECKS = {
     "gradient_accumulation_steps": _or_none(count),
     "untouched": _one_of(*MODES),
     "on_nonfinite": _one_of("raise", "skip"),
+    "state_dtype": _one_of("float32", "bfloat16"),
+    "rounding": _one_of("stochastic", "nearest"),
+    "rounding_seed": _seed,
     "momentum": _fraction,
     "nesterov": _flag,
     "initial_accumulator_value": number,

@@ -1,6 +1,6 @@
 """What all optimizers share: their configs, and the way of a step.
 
-May import: optimizers.arguments, optimizers.kept, ops, slices, table, schedules, serialization, threads.
+May import: optimizers.arguments, optimizers.kept, ops, dtypes, slices, table, schedules, serialization, threads.
 Do not break: `apply_gradients` checks everything before the first write.
 
 The way of a step: gradients are checked and grouped -> perhaps only added up (`gradient_accumulation_steps`) -> their
@@ -14,7 +14,7 @@ import types
 
 import numpy as np
 
-from fastembed import ops, schedules, serialization
+from fastembed import dtypes, ops, schedules, serialization
 from fastembed.optimizers.arguments import BASE, CHECKS, MODES, OURS, number
 from fastembed.optimizers.kept import Kept, matrix_of
 from fastembed.slices import IndexedSlices
@@ -22,11 +22,14 @@ from fastembed.table import Table, locked
 from fastembed.threads import Lock
 
 
+_GOLDEN = 0x9E3779B97F4A7C15  # from the rounding seed of one variable to that of the next
+
+
 class Optimizer(serialization.Configurable):
     """Base class of the optimizers.
 
     A gradient is an `IndexedSlices` or a dense float array of the variable's shape; a variable is a `Table`, or a
-    float32 C-contiguous NumPy array of any rank, which is updated in place. A row that occurs several times takes one
+    C-contiguous NumPy array of float32, bfloat16 or float16 of any rank, which is updated in place. A row that occurs several times takes one
     step with the summed gradient.
 
     All take these arguments besides their own:
@@ -47,6 +50,10 @@ class Optimizer(serialization.Configurable):
             row-sparse.
         on_nonfinite: what happens where a gradient has an infinite number or NaN; nothing is written. "raise": a
             ValueError. "skip": the call does not count, except in `skipped`.
+        state_dtype: the storage dtype of the state: "float32", or "bfloat16", which has half the size.
+        rounding: how rows and states that are not float32 are rounded after a step. "stochastic": up or down, with a
+            probability that makes the mean exact, so that small changes are not lost. "nearest".
+        rounding_seed: int, what stochastic rounding depends on, besides the step, the row and the column.
         name: str.
 
     Example:
@@ -126,8 +133,8 @@ class Optimizer(serialization.Configurable):
         """What parts of the state begin with, by name, where it is not 0."""
         return {}
 
-    def begin(self, table_vd, ndim, weight_decay):
-        """What is kept of a variable beside the state of its rows: numbers and float64 arrays, by name."""
+    def begin(self, rows, ndim, weight_decay):
+        """What is kept of a variable (`ops.Rows`) beside the state of its rows: numbers and float64 arrays, by name."""
         return {}
 
     def hyper(self, t, rate):
@@ -139,8 +146,8 @@ class Optimizer(serialization.Configurable):
         """How many passes over the rows a step takes, for a variable of so many dimensions."""
         return 1
 
-    def refresh(self, table_vd, own):
-        """The table was changed by something else than passes(): brings what begin() made up to date."""
+    def refresh(self, rows, own):
+        """The rows were changed by something else than passes(): brings what begin() made up to date."""
 
     def passes(self, t, rate, own, all_rows):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
@@ -233,7 +240,7 @@ class Optimizer(serialization.Configurable):
             kept = self._known(variable)
             with self.held([variable]):
                 kept.overwrite(kept.average_rows(self.calls, self.ema_momentum))
-                self.refresh(kept.matrix, kept.own)
+                self.refresh(kept.rows, kept.own)
 
     def catch_up(self, variable=None):
         """All rows of a variable (None: of all) take the steps that they have missed; nothing to do unless
@@ -269,7 +276,7 @@ class Optimizer(serialization.Configurable):
 
     def restored(self, variable, numbers, arrays):
         """What is to be kept of a variable whose snapshot this is; nothing has changed yet."""
-        kept = self._variables.get(id(variable)) or Kept(variable, self)
+        kept = self._variables.get(id(variable)) or Kept(variable, self, 0)
         return kept.restored(numbers, arrays, self)
 
     def restore(self, numbers, variables):
@@ -323,7 +330,7 @@ class Optimizer(serialization.Configurable):
         kept = self._variables.get(id(variable))
         if kept is None:
             _check_variable(variable)
-            kept = self._variables[id(variable)] = Kept(variable, self)
+            kept = self._variables[id(variable)] = Kept(variable, self, len(self._variables))
             self._held[id(variable)] = variable
         kept.attach()
         return kept
@@ -398,7 +405,7 @@ class Optimizer(serialization.Configurable):
             if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
                 for kept in self._variables.values():
                     kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
-                    self.refresh(kept.matrix, kept.own)
+                    self.refresh(kept.rows, kept.own)
             self.calls += 1
             return None
 
@@ -419,6 +426,8 @@ class Optimizer(serialization.Configurable):
             self.passes(t, rate, kept.own, every_row or isinstance(gradient, np.ndarray)) for kept, gradient, _ in work
         ]
         results = [None] * len(work)
+        for kept, _, _ in work:
+            kept.rounding = self.rounding_of(kept, t)
         for turn in range(max([kept.num_passes for kept, _, _ in work], default=0)):
             these = [i for i, (kept, _, _) in enumerate(work) if turn < kept.num_passes]
             updates = []
@@ -442,7 +451,13 @@ class Optimizer(serialization.Configurable):
             if kept.constraint is not None:
                 if kept.row_constraint is None:
                     kept.project()
-                self.refresh(kept.matrix, kept.own)
+                self.refresh(kept.rows, kept.own)
+
+    def rounding_of(self, kept, t):
+        """How the rows of a variable are rounded in step t; None: to the nearest."""
+        if self.rounding == "nearest" or not kept.rounds:
+            return None
+        return ops.Rounding(self.rounding_seed + kept.number * _GOLDEN, t)
 
     def _update(self, kept, gradient, groups, step, hyper, factor, turn, t, rate):
         """Pass number `turn` over the rows of a variable, for `ops.run`. What comes before the step comes in the first,
@@ -455,7 +470,7 @@ class Optimizer(serialization.Configurable):
             takes = -1.0 if not last else 1.0 if t == 1 else 1 - self.ema_momentum
             average = ops.Average(kept.average_vd, kept.averaged_v, self.calls, self.ema_momentum, takes)
         return ops.Update(
-            kept.matrix,
+            kept.rows,
             gradient,
             step,
             hyper,
@@ -469,6 +484,7 @@ class Optimizer(serialization.Configurable):
             kept.scales,
             kept.history.missed() if first and kept.history is not None else None,
             average,
+            kept.rounding and kept.rounding._replace(pass_=turn),
         )
 
     def _clip_factors(self, work, factor):
@@ -518,14 +534,15 @@ def _check_variable(variable):
     if isinstance(variable, Table):
         if not variable.trainable:
             raise ValueError(f"a variable must be trainable. Received: {variable!r} with trainable=False")
-        ops.check_table(variable.memory, "variable", writeable=True)
+        ops.check_trains(variable.rows, "variable")
         return
     if not isinstance(variable, np.ndarray):
         raise TypeError(f"a variable must be a Table or a NumPy array. Received: {type(variable).__name__}")
     flags = variable.flags
-    if variable.dtype != np.float32 or not (flags.c_contiguous and flags.aligned and flags.writeable):
+    plain = dtypes.name_of(variable.dtype)[0] in dtypes.PLAIN
+    if not plain or not (flags.c_contiguous and flags.aligned and flags.writeable):
         raise ValueError(
-            "a variable must be a writeable C-contiguous float32 array. Received: "
+            f"a variable must be a writeable C-contiguous array of {' or '.join(dtypes.PLAIN)}. Received: "
             f"{variable.dtype} of shape {variable.shape}, strides {variable.strides}, writeable={flags.writeable}"
         )
 

@@ -20,30 +20,34 @@ class Kept:
     else steps need of it. For its table it is the debt: the steps that rows have not taken yet. So the table holds it,
     and it holds the table weakly (the optimizer does so for good): memory is free as soon as nobody needs it."""
 
-    def __init__(self, variable, optimizer):
+    def __init__(self, variable, optimizer, number):
+        """number: its place among the variables of the optimizer."""
         self.bind(variable)
+        self.number = number
         self.name = getattr(variable, "name", "")
         self.ndim = 2 if isinstance(variable, Table) else variable.ndim
-        table_vd = self.matrix
         self.step = optimizer.step(self.ndim)
         self.num_passes = optimizer.num_passes(self.ndim)
-        self.parts = ops.state_parts(self.step, table_vd.shape[1])
-        self.state_vs = _new_state(len(table_vd), self.parts, optimizer.initial())
+        self.parts = ops.state_parts(self.step, self.rows.dim)
+        self.state_vs = _new_state(len(self.rows), self.parts, optimizer.initial(), optimizer.state_dtype)
         self.weight_decay = optimizer.decay_of(self)
-        self.own = optimizer.begin(table_vd, self.ndim, self.weight_decay)
+        self.own = optimizer.begin(self.rows, self.ndim, self.weight_decay)
         self.moves = optimizer.at_rest == "weights" or self.weight_decay > 0  # without a gradient
         self.history = self._new_history(optimizer)
         self.average_vd = self.averaged_v = None
         if optimizer.use_ema:
-            self.average_vd, self.averaged_v = table_vd.copy(), np.full(len(table_vd), optimizer.calls, np.int32)
+            self.average_vd = np.array(ops.decode(self.rows))
+            self.averaged_v = np.full(len(self.rows), optimizer.calls, np.int32)
         self.pending = None  # gradients that wait for the next step: a dense sum, or a list of (rows, values)
         self.hyper = {}  # of its last step
         self.looked = None  # the Parts of the last look-up that came here, and their groups
         self.paid = 0  # the step with which all rows have caught up
+        self.rounding = None  # how rows were rounded in the last step, as `ops` takes it
 
     def bind(self, variable):
         """Belongs to this variable from now on."""
         self._variable = weakref.ref(variable)
+        self.rows = variable.rows if isinstance(variable, Table) else ops.rows_of(matrix_of(variable), "variable")
 
     @property
     def variable(self):
@@ -51,12 +55,13 @@ class Kept:
         return self._variable()
 
     def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name != "_variable"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_variable", "rows")}
 
     @property
-    def matrix(self):
-        """The variable's own memory as a matrix of rows."""
-        return self.variable.memory if isinstance(self.variable, Table) else matrix_of(self.variable)
+    def rounds(self):
+        """Whether rows or their states are not float32."""
+        state_rounds = self.state_vs is not None and self.state_vs.dtype != np.float32
+        return state_rounds or self.rows.storage != "float32"
 
     @property
     def constraint(self):
@@ -87,7 +92,7 @@ class Kept:
                 f"{self.constraint!r}, which belongs to the whole table"
             )
         replayed = self.row_constraint is not None or self.scales is not None
-        return History(optimizer, optimizer.first_step(self.ndim), len(self.matrix), self.weight_decay, replayed)
+        return History(optimizer, optimizer.first_step(self.ndim), len(self.rows), self.weight_decay, replayed)
 
     @property
     def owes(self):
@@ -111,12 +116,13 @@ class Kept:
     def pay(self, look):
         """The rows of a look-up (Parts), or all (None), take the steps that they have missed."""
         history = self.history
-        if history is None or history.now == self.paid or self.matrix.size == 0:
+        if history is None or history.now == self.paid or 0 in self.rows.shape:
             return
-        groups = None if look is None else ops.group_look(look, len(self.matrix))
+        groups = None if look is None else ops.group_look(look, len(self.rows))
         if look is not None and groups is None:  # an id is no row: the look-up says so
             return
         how = {"constraint": self.row_constraint, "missed": history.missed(), "everywhere": look is None}
+        how["rounding"] = self.rounding and self.rounding._replace(step=self.rounding.step + 1)
         ops.run([self.update(None, groups, None, self.hyper, **how)])
         if look is None:
             self.paid = history.now
@@ -150,7 +156,7 @@ class Kept:
 
     def update(self, gradient, groups, step, hyper, **how):
         """One pass over the rows, for `ops.run`."""
-        return ops.Update(self.matrix, gradient, step, hyper, self.state_vs, groups, scales=self.scales, **how)
+        return ops.Update(self.rows, gradient, step, hyper, self.state_vs, groups, scales=self.scales, **how)
 
     def average_rows(self, calls, keeps):
         """All averages, up to date after `calls` calls."""
@@ -160,15 +166,23 @@ class Kept:
 
     def overwrite(self, array_vd):
         """Sets all rows, but for those that are frozen."""
-        np.copyto(self.matrix, array_vd, where=True if self.scales is None else (self.scales > 0)[:, None])
+        trains_v1 = np.ones((len(array_vd), 1), bool) if self.scales is None else (self.scales > 0)[:, None]
+
+        def put(values_vd, first_row):
+            these = slice(first_row, first_row + len(values_vd))
+            np.copyto(values_vd, array_vd[these], where=trains_v1[these])
+
+        ops.change(self.rows, put)
 
     def project(self):
         """Enforces a constraint of the whole table; rows that are frozen count, and stay as they are."""
         frozen = [] if self.scales is None else np.flatnonzero(self.scales == 0)
-        before = self.matrix[frozen] if len(frozen) else None
-        self.constraint.project(self.matrix)
+        values_vd = ops.decode(self.rows)
+        before = values_vd[frozen] if len(frozen) else None
+        self.constraint.project(values_vd)
         if before is not None:
-            self.matrix[frozen] = before
+            values_vd[frozen] = before
+        ops.encode(self.rows, values_vd)
 
     def add_pending(self, gradient, groups, factor):
         """Adds a gradient, times `factor`, to those that wait."""
@@ -208,6 +222,7 @@ class Kept:
     def snapshot(self):
         """(numbers, arrays) for a checkpoint, by name: all else that it keeps."""
         numbers = {"weight_decay": self.weight_decay, "own": _numbers(self.own), "hyper": _numbers(self.hyper)}
+        numbers["number"], numbers["rounded"] = self.number, self.rounding and self.rounding.step
         arrays = {f"hyper.{name}": array for name, array in self.hyper.items() if isinstance(array, np.ndarray)}
         if self.history is not None:
             numbers["history"], arrays["lines"] = self.history.snapshot()
@@ -232,17 +247,19 @@ class Kept:
             raise ValueError(f"{type(optimizer).__name__} must keep of a variable what it kept. Received: {numbers}")
         new = copy.copy(self)
         new.bind(self.variable)
-        new.paid = 0
+        new.paid, new.number = 0, int(numbers["number"])
+        rounded = numbers["rounded"]
+        new.rounding = None if rounded is None else optimizer.rounding_of(new, int(rounded))
         new.own = {**self.own, **_numbers(numbers["own"])}
         new.hyper = _numbers(numbers["hyper"])
         for name in arrays:
             if name.startswith("hyper."):
-                _check_array(arrays[name], self.matrix.shape[1:], np.float32)
+                _check_array(arrays[name], self.rows.shape[1:], np.float32)
                 new.hyper[name.removeprefix("hyper.")] = np.array(arrays[name])
         if self.history is not None:
             # Whether its rows have learning rates of their own is in the checkpoint, too.
             replayed = self.row_constraint is not None
-            history = History(optimizer, self.history.step, len(self.matrix), self.weight_decay, replayed)
+            history = History(optimizer, self.history.step, len(self.rows), self.weight_decay, replayed)
             history.last_v = self.history.last_v
             new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"])
         new.pending = self._restored_pending(numbers.get("pending"), arrays)
@@ -252,12 +269,12 @@ class Kept:
         if sizes is None and "pending" not in arrays:
             return None
         if sizes is None:
-            _check_array(arrays["pending"], self.matrix.shape, np.float32)
+            _check_array(arrays["pending"], self.rows.shape, np.float32)
             return np.array(arrays["pending"])
         rows_n, values_nd = np.array(arrays["pending.rows"]), np.array(arrays["pending.values"])
         _check_array(rows_n, (sum(sizes),), np.int64)
-        _check_array(values_nd, (sum(sizes), self.matrix.shape[1]), np.float32)
-        if min(sizes) < 0 or rows_n.min(initial=0) < 0 or rows_n.max(initial=-1) >= len(self.matrix):
+        _check_array(values_nd, (sum(sizes), self.rows.dim), np.float32)
+        if min(sizes) < 0 or rows_n.min(initial=0) < 0 or rows_n.max(initial=-1) >= len(self.rows):
             raise ValueError("gradients that wait must belong to rows of the variable. Received: others")
         ends = np.cumsum(sizes)[:-1]
         return list(zip(np.split(rows_n, ends), np.split(values_nd, ends), strict=True))
@@ -274,15 +291,15 @@ def _numbers(kept):
     return {name: value if type(value) is int else float(value) for name, value in numbers.items()}
 
 
-def _new_state(num_rows, parts, initial):
-    """A float32 row of state for each row, or None. All threads touch the pages now, so that no step pays for it."""
+def _new_state(num_rows, parts, initial, dtype):
+    """A row of state for each row, or None. All threads touch the pages now, so that no step pays for it."""
     if not parts:
         return None
     row_s = np.zeros(max(part.stop for part in parts.values()), np.float32)
     for name, part in parts.items():
         row_s[part] = initial.get(name, 0)
-    state_vs = ops.zeros((num_rows, len(row_s)))
-    ops.fill(state_vs, "row", row=row_s)
+    state_vs = ops.zeros((num_rows, len(row_s)), dtype)
+    ops.change(state_vs, lambda values_vs, _: ops.fill(values_vs, "row", row=row_s))
     return state_vs
 
 
