@@ -1,0 +1,89 @@
+"""The tables of Keras's int8 and int4 layers, which lie in files as codes, scales and perhaps zeros.
+
+May import: hdf5, dtypes, ops. Do not break: a look-up returns what Keras's does, but for the last bits of float32.
+
+An int8 layer has codes (v, d) and a scale (v,): an element is code / scale. An int4 layer has codes that are packed as ours,
+(v, (d + 1) / 2), and either such a scale, or a scale and a zero for each group of columns, both (v, g), and the group of each
+column (d,): an element is (code - zero) * scale.
+Source: keras/src/layers/core/embedding.py (Keras 3.15), `_int8_call` and `_int4_call`.
+"""
+
+import numpy as np
+
+from fastembed import dtypes, ops
+from fastembed.formats import hdf5
+
+
+class Codes:
+    """The datasets of a quantised table, whose codes are at `place`. rows, dim: its shape; groups: scales of a row."""
+
+    def __init__(self, file, place, path, layer=None):
+        folder, _, name = place.rpartition("/")
+        keras3 = name.isdecimal()
+        names = [str(int(name) + i) for i in (1, 2, 3)] if keras3 else ["embeddings_scale", "embeddings_zero", "g_idx"]
+        scale, zero, group = (f"{folder}/{each}" for each in names)
+        self._about = f"Received: path={path!r}: {place!r}"
+        if scale not in file or (zero in file) != (group in file):
+            raise ValueError(f"`path` must hold the scales of a quantised table beside it. {self._about} has none")
+        self._codes, _ = hdf5.dataset(file, place, path, ["int8"])
+        self.rows, columns = self._codes.shape
+        self._zero = self._group = None
+        if zero in file:
+            self._zero, _ = hdf5.dataset(file, zero, path, ["int8"])
+            self._group = np.ravel(hdf5.dataset(file, group, path, ["float32"])[0][...])
+        self.groups = 1 if self._zero is None else self._zero.shape[-1]
+        shape = (self.rows,) if self._zero is None else (self.rows, self.groups)
+        self._scale, _ = hdf5.dataset(file, scale, path, dtypes.PLAIN, shape)
+        # Weights alone do not say how wide codes without zeros are: those of int8 are told by their sizes; see `read`.
+        self._told = layer is not None or self._zero is not None
+        self.mode = layer.dtype if layer is not None else "int8" if self._zero is None else "int4"
+        self.dim = columns if self._zero is None else len(self._group)
+        if layer is not None:
+            self.dim = layer.output_dim
+        right = columns == (self.dim if self.mode == "int8" else (self.dim + 1) // 2)
+        if self._zero is not None:
+            right &= self.mode == "int4" and self._zero.shape == shape and self._group.shape == (self.dim,)
+            right &= set(self._group.tolist()) <= set(range(self.groups))
+        if not right or (layer is not None and layer.input_dim != self.rows):
+            raise ValueError(
+                f"`path` must hold the parts of one {self.mode} table, as its config says. {self._about} is of shape "
+                f"{self._codes.shape}"
+            )
+
+    def read(self, table, compute):
+        """Fills a table of codes, or where rows have several scales a plain one, some rows at a time.
+
+        compute: the dtype that Keras computes with, and rounds scales to.
+        """
+        odd = 0
+        for part in hdf5.blocks(self._codes, 16 * self.dim):  # bytes that an element takes meanwhile
+            codes, scale = self._codes[part], hdf5.floats(self._scale, part).astype(compute).astype(np.float32)
+            with np.errstate(divide="ignore", over="ignore"):
+                scale = 1 / scale if self._zero is None else scale
+            if not np.isfinite(scale).all():
+                raise ValueError(f"`path` must hold finite scales. {self._about} has others")
+            if not self._told:
+                most = np.abs(codes.astype(np.int16)).max(1)
+                odd += np.count_nonzero((most != 0) & (most != 127))
+            if table.storage in dtypes.QUANTISED:
+                self._copy(table.memory[part], codes, scale, part)
+            else:
+                zero = self._zero[part].astype(np.float32)
+                group = self._group.astype(np.intp)
+                ops.encode(table.rows, (self._unpacked(codes) - zero[:, group]) * scale[:, group], part.start)
+        if 2 * odd > self.rows:
+            raise ValueError(
+                "`path` must hold a config, as .keras files do, for codes of which nothing else says whether they are int8 "
+                f"or int4. {self._about} is of shape {self._codes.shape}"
+            )
+
+    def _copy(self, memory, codes, scale, part):
+        kind = memory.dtype.names[-1]
+        memory[kind] = codes.view(memory.dtype[kind].base)
+        memory["scale"] = scale.reshape(-1)
+        memory["offset"] = 0 if self._zero is None else self._zero[part][:, 0] * -scale[:, 0]
+
+    def _unpacked(self, packed):
+        """The codes of int4 as int8, of which the first is in the lower bits of a byte."""
+        both = np.stack([packed << 4, packed], -1) >> 4
+        return both.reshape(len(packed), -1)[:, : self.dim]
