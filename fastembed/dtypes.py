@@ -4,9 +4,11 @@ May import: NumPy only. Do not break: whatever is not listed here is refused wit
 
 How a table of each dtype appears in NumPy:
     float32, float16: an array (rows, dim).
-    bfloat16: likewise, of ml_dtypes.bfloat16 where that package is installed, else of uint16: the upper half of a float32.
-    int8, int4, int2: a structured array (rows,) of "scale" and "offset", float32, and, by the dtype's name, the codes: bytes
-        of one, two or four each, the first in the lowest bits, two's complement. An element is scale * code + offset.
+    bfloat16: likewise, of ml_dtypes.bfloat16 where that package is installed, else of uint16: the upper half of a
+        float32.
+    int8, int4, int2: a structured array (rows,) of "scale" and "offset", float32, and, by the dtype's name, the codes:
+        bytes of one, two or four each, the first in the lowest bits, two's complement. An element is
+        scale * code + offset.
 """
 
 import functools
@@ -22,15 +24,15 @@ PLAIN = ("float32", "bfloat16", "float16")
 QUANTISED = {"int8": 8, "int4": 4, "int2": 2}  # bits of a code
 STORAGE = (*PLAIN, *QUANTISED)
 _HALVES = ("bfloat16", "float16")
-# Keras's policies of tables that train: (storage dtype of the table, dtype of what a look-up returns). Where Keras computes
-# in the dtype of its half-precision tables, look-ups here return the same values as float32.
+# Keras's policies of tables that train: (storage dtype of the table, dtype of what a look-up returns). Where Keras
+# computes in the dtype of its half-precision tables, look-ups here return the same values as float32.
 _POLICIES = {
     **{name: (name, "float32" if name in _HALVES else name) for name in PLAIN},
     "mixed_float16": ("float32", "float16"),
     "mixed_bfloat16": ("float32", "bfloat16"),
 }
 TRAINING = tuple(_POLICIES)
-# What stands before "_from_" and one of these in Keras's names: int4 with the elements of a row that share a scale (-1: all).
+# What stands before "_from_" and one of these in Keras's names: int4 with the elements that share a scale (-1: a row).
 _MODES = re.compile(r"int8|int4(/(-1|[1-9][0-9]{0,18}))?|int2")
 
 
@@ -71,7 +73,7 @@ def of_rows(storage, dim):
 
 
 def name_of(dtype):
-    """The storage dtype of an array of this dtype, and how many elements a structured one has; (None, 0): it has none."""
+    """The storage dtype of an array of this dtype, and how many elements a structured one has; (None, 0): none."""
     if dtype.names is None:
         name = "bfloat16" if dtype == _UINT16 else dtype.name
         return (name, 1) if name in PLAIN and dtype.isnative else (None, 0)
@@ -127,7 +129,7 @@ def serialized(name):
 
 
 def quantised(name, mode, dim):
-    """The name of the policy of a layer that is quantised. A row has one scale: of Keras's blocks the one that holds it."""
+    """The name of the policy of a layer that is quantised. A row has one scale: a block of Keras's int4 holds it."""
     return f"{mode}/{max(128, dim)}_from_{name}" if mode == "int4" else f"{mode}_from_{name}"
 
 

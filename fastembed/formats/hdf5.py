@@ -116,14 +116,14 @@ def dataset(file, name, path, storages, shape=None):
 
 
 def dtype_name(data):
-    """The name of a dataset's dtype. HDF5 has no bfloat16; Keras writes two bytes without a meaning (and, but for Keras 2's
-    layout, an attribute)."""
+    """The name of a dataset's dtype. HDF5 has no bfloat16: Keras writes two bytes without a meaning (and, but for the
+    layout of Keras 2, an attribute)."""
     return "bfloat16" if data.dtype == "V2" else data.dtype.newbyteorder("=").name
 
 
 def blocks(data, size):
-    """Slices of the rows of a dataset, whose chunks are read once, so that a slice of `size` bytes a row is no more than
-    saving.CHUNK."""
+    """Slices of the rows of a dataset, of at most saving.CHUNK bytes where a row takes `size` bytes; its own chunks are
+    read once."""
     rows = data.chunks[0] if data.chunks else 1
     step = max(1, saving.CHUNK // size // rows) * rows
     return (slice(start, min(start + step, len(data))) for start in range(0, len(data), step))
@@ -157,8 +157,8 @@ def new_matrix(group, name, shape, storage):
 
 
 def pieces(fill, rows, folder):
-    """The bytes of a new HDF5 file, one piece after the other. `fill(file)` makes all of it and returns the dataset of a
-    matrix, whose bytes are `rows`; a temporary file in `folder` has everything else, and a hole for the matrix."""
+    """The bytes of a new HDF5 file, one piece after the other. `fill(file)` makes all of it and returns the dataset of
+    a matrix, whose bytes are `rows`; a temporary file in `folder` has everything else, and a hole for the matrix."""
     with tempfile.TemporaryFile(dir=folder) as frame:
         with h5py().File(frame, "w") as file:
             data = fill(file)

@@ -2,9 +2,9 @@
 
 May import: hdf5, dtypes, ops. Do not break: a look-up returns what Keras's does, but for the last bits of float32.
 
-An int8 layer has codes (v, d) and a scale (v,): an element is code / scale. An int4 layer has codes that are packed as ours,
-(v, (d + 1) / 2), and either such a scale, or a scale and a zero for each group of columns, both (v, g), and the group of each
-column (d,): an element is (code - zero) * scale.
+An int8 layer has codes (v, d) and a scale (v,): an element is code / scale. An int4 layer has codes (v, (d + 1) / 2)
+that are packed as ours, and either such a scale, or a scale and a zero for each group of columns, both (v, g), and the
+group of each column (d,): an element is (code - zero) * scale.
 Source: keras/src/layers/core/embedding.py (Keras 3.15), `_int8_call` and `_int4_call`.
 """
 
@@ -28,23 +28,25 @@ class Codes:
         self._codes, _ = hdf5.dataset(file, place, path, ["int8"])
         self.rows, columns = self._codes.shape
         self._zero = self._group = None
+        shape, dim, right = (self.rows,), columns, True
         if zero in file:
             self._zero, _ = hdf5.dataset(file, zero, path, ["int8"])
-            self._group = np.ravel(hdf5.dataset(file, group, path, ["float32"])[0][...])
-        self.groups = 1 if self._zero is None else self._zero.shape[-1]
-        shape = (self.rows,) if self._zero is None else (self.rows, self.groups)
+            group, _ = hdf5.dataset(file, group, path, ["float32"])
+            shape, dim = self._zero.shape, group.size
+            right = len(shape) == 2 and shape[0] == self.rows and shape[1] <= dim and group.shape == (dim,)
         self._scale, _ = hdf5.dataset(file, scale, path, dtypes.PLAIN, shape)
         # Weights alone do not say how wide codes without zeros are: those of int8 are told by their sizes; see `read`.
         self._told = layer is not None or self._zero is not None
         self.mode = layer.dtype if layer is not None else "int8" if self._zero is None else "int4"
-        self.dim = columns if self._zero is None else len(self._group)
-        if layer is not None:
-            self.dim = layer.output_dim
-        right = columns == (self.dim if self.mode == "int8" else (self.dim + 1) // 2)
-        if self._zero is not None:
-            right &= self.mode == "int4" and self._zero.shape == shape and self._group.shape == (self.dim,)
-            right &= set(self._group.tolist()) <= set(range(self.groups))
-        if not right or (layer is not None and layer.input_dim != self.rows):
+        self.groups = 1 if self._zero is None else shape[-1]
+        self.dim = dim if layer is None else layer.output_dim
+        right &= columns == (self.dim if self.mode == "int8" else (self.dim + 1) // 2)
+        right &= layer is None or layer.input_dim == self.rows
+        right &= self._zero is None or (self.mode == "int4" and dim == self.dim)
+        if right and self._zero is not None:
+            self._group = group[...]
+            right = ((self._group >= 0) & (self._group < self.groups) & (self._group % 1 == 0)).all()
+        if not right:
             raise ValueError(
                 f"`path` must hold the parts of one {self.mode} table, as its config says. {self._about} is of shape "
                 f"{self._codes.shape}"
@@ -73,8 +75,8 @@ class Codes:
                 ops.encode(table.rows, (self._unpacked(codes) - zero[:, group]) * scale[:, group], part.start)
         if 2 * odd > self.rows:
             raise ValueError(
-                "`path` must hold a config, as .keras files do, for codes of which nothing else says whether they are int8 "
-                f"or int4. {self._about} is of shape {self._codes.shape}"
+                "`path` must hold a config, as .keras files do, for codes of which nothing else says whether they are "
+                f"int8 or int4. {self._about} is of shape {self._codes.shape}"
             )
 
     def _copy(self, memory, codes, scale, part):

@@ -1,7 +1,7 @@
 """The Embedding in files of Keras: `.keras`, `.weights.h5`, and HDF5 files of Keras 2.
 
-May import: hdf5, keras_codes, layers, and what stands below them. Do not break: a file is data. Of a config in it only the keys
-that are listed here are used, and no name in it is imported, evaluated or opened.
+May import: hdf5, keras_codes, layers, and what stands below them. Do not break: a file is data. Of a config in it only
+the keys that are listed here are used, and no name in it is imported, evaluated or opened.
 """
 
 import contextlib
@@ -108,11 +108,11 @@ def _read(weights, found, path):
     else:
         data, dtype = hdf5.dataset(weights, found.dataset, path, dtypes.PLAIN)
         layer = layer or Embedding(*data.shape, name=found.name, dtype=dtype)
-        wider = (layer.dtype, dtype) == ("bfloat16", "float32")  # in Keras 2's layout, from which Keras reads no bfloat16
+        wider = (layer.dtype, dtype) == ("bfloat16", "float32")  # as `save` writes it for Keras 2
         if data.shape != (layer.input_dim, layer.output_dim) or (dtype != layer.dtype and not wider):
             raise ValueError(
-                f"`path` must hold {layer.dtype} of shape {(layer.input_dim, layer.output_dim)} for {found.name!r}, as its "
-                f"config says. Received: path={path!r}: {found.dataset!r} is {dtype} of shape {data.shape}"
+                f"`path` must hold {layer.dtype} of shape {(layer.input_dim, layer.output_dim)} for {found.name!r}, as "
+                f"its config says. Received: path={path!r}: {found.dataset!r} is {dtype} of shape {data.shape}"
             )
         table = Table(data.shape, layer.dtype)
         hdf5.read(data, table)
@@ -123,7 +123,7 @@ def _read(weights, found, path):
 
 
 def _read_codes(weights, found, layer, lora, path):
-    """As _read, of a quantised layer. One with several scales for a row, which no table here has, becomes a plain one."""
+    """As _read, of a quantised layer. With several scales for a row, as no table here has, it becomes a plain one."""
     codes = keras_codes.Codes(weights, found.dataset, path, layer)
     config = found.config
     if layer is None:
@@ -154,7 +154,7 @@ def _lora(weights, found, path):
 
 
 def _layer(config, path, lora=()):
-    """An Embedding, without its table, from its config in a file of either Keras; with LoRA where that is not merged."""
+    """An Embedding, without its table, from its config in a file of either Keras; with LoRA that is not merged."""
     if unknown := sorted(set(config) - _KEYS - _READ_ONLY - _WITHOUT_MEANING - _LORA):
         raise ValueError(f"`path` must hold the config of a Keras Embedding. Received: path={path!r}, with {unknown}")
     keys = _KEYS | _READ_ONLY | (_LORA if lora else set())

@@ -43,15 +43,15 @@ class Embedding:
         mask_zero: bool; `compute_mask` then tells where the ids are not 0.
         input_length: int, a tuple of them (or None), or None: what `compute_output_shape` compares with.
         weights: an array (input_dim, output_dim) to begin with, or a list of one.
-        dtype: the storage dtype of the table, "float32", "float16" or "bfloat16", whose rows look-ups return as float32;
-            or a Keras policy: "mixed_float16" (a float32 table, float16 output), "mixed_bfloat16" (with ml_dtypes),
+        dtype: the storage dtype of the table, "float32", "float16" or "bfloat16"; look-ups return float32. Or a Keras
+            policy: "mixed_float16" (a float32 table, float16 output), "mixed_bfloat16" (with ml_dtypes),
             "int8_from_float32" (as after `quantize`).
         name: str, or None for `embedding`, `embedding_1`, ...
         trainable: bool.
         path: a .npy file for the table to live in (made if missing), or None for memory.
         padding_idx: an id whose row is zero and never trains, or None.
         lora_rank, lora_alpha: as in `enable_lora`, which building then calls.
-        quantization_config: None, or what a Keras config has there, which `get_config` gives back and nothing else uses.
+        quantization_config: None, or what a Keras config has there, for `get_config` alone.
 
     Raises:
         ValueError, TypeError: wrong arguments.
@@ -535,8 +535,8 @@ class Embedding:
         self._table.trainable = self._trainable
 
     def merged_pieces(self, storage):
-        """Yields the bytes of the rows that look-ups give, in chunks, in a storage dtype: the table, with LoRA's change in
-        it."""
+        """Yields the bytes of the rows that look-ups give, in chunks, in a storage dtype: the table, with LoRA's change
+        in it."""
         table = self.embeddings
         if self._lora is None and storage == table.storage:
             yield from saving.pieces(table.numpy())
@@ -589,16 +589,16 @@ class Embedding:
     def quantize(self, mode):
         """Stores the table from now on with 8, 4 or 2 bits for each element, for look-ups alone. LoRA is merged first.
 
-        A row has a scale and an offset: of int8, an element is wrong by 1/510 of the range of its row at most, of int4 by
-        1/30, of int2 by 1/6. A row that is constant stays as it is. It is done in blocks: beside the table there is the
-        quantised one and a few megabytes.
+        A row has a scale and an offset: of int8, an element is wrong by 1/510 of the range of its row at most, of int4
+        by 1/30, of int2 by 1/6. A row that is constant stays as it is. It is done in blocks: beside the table there is
+        the quantised one and a few megabytes.
 
         Args:
             mode: "int8", "int4" or "int2".
 
         Raises:
-            ValueError: another mode; the layer is quantised already; a row that is not finite, which is named. The layer
-                is then as it was.
+            ValueError: another mode; the layer is quantised already; a row that is not finite, which is named. The
+                layer is then as it was.
 
         Source: keras.layers.Embedding.quantize, whose int8 is symmetric.
 
@@ -722,10 +722,11 @@ def _check_quantization_config(config):
     if config is None:
         return None
     serialization.check_config(config)
-    if not isinstance(config, dict) or config.get("class_name") not in ("Int8QuantizationConfig", "Int4QuantizationConfig"):
+    known = ("Int8QuantizationConfig", "Int4QuantizationConfig")
+    if not isinstance(config, dict) or config.get("class_name") not in known:
         raise ValueError(
-            "`quantization_config` must be None, or the config of an Int8QuantizationConfig or Int4QuantizationConfig. "
-            f"Received: quantization_config={config!r}"
+            f"`quantization_config` must be None or the serialized form of one of {list(known)}. Received: "
+            f"quantization_config={config!r}"
         )
     return copy.deepcopy(config)
 

@@ -21,6 +21,7 @@ from fastembed.slices import IndexedSlices
 from fastembed.table import Table, locked
 from fastembed.threads import Lock
 
+
 _GOLDEN = 0x9E3779B97F4A7C15  # from the rounding seed of one variable to that of the next
 
 
