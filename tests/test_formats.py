@@ -527,6 +527,9 @@ def test_damaged_quantised_tables(suffix, tmp_path, int8, rng):
     ):
         parts = [wrong if at == i else part for i, part in enumerate(good)]
         refuses(quantised(path, "int4/3", parts), "must hold ", (ValueError, TypeError))
+    for shape in ((), (V, 2, 1), (0, 2), (V, D + 1)):
+        parts = packed, np.ones(shape, "float32"), np.ones(shape, "int8"), group
+        refuses(quantised(path, "int4/3", parts), "must hold the parts of one int4 table")
     refuses(quantised(path, "int4/3", good[:3]), "must hold the scales of a quantised table")
     refuses(quantised(path, "int8", good), "must hold the parts of one int8 table")
     refuses(quantised(path, "int4/3", good, v=V + 1), "must hold the parts of one int4 table")

@@ -38,7 +38,7 @@ class Codes:
         # Weights alone do not say how wide codes without zeros are: those of int8 are told by their sizes; see `read`.
         self._told = layer is not None or self._zero is not None
         self.mode = layer.dtype if layer is not None else "int8" if self._zero is None else "int4"
-        self.groups = 1 if self._zero is None else shape[-1]
+        self.groups = shape[1] if len(shape) == 2 else 1
         self.dim = dim if layer is None else layer.output_dim
         right &= columns == (self.dim if self.mode == "int8" else (self.dim + 1) // 2)
         right &= layer is None or layer.input_dim == self.rows
@@ -59,31 +59,30 @@ class Codes:
         """
         odd = 0
         for part in hdf5.blocks(self._codes, 16 * self.dim):  # bytes that an element takes meanwhile
-            codes, scale = self._codes[part], hdf5.floats(self._scale, part).astype(compute).astype(np.float32)
-            with np.errstate(divide="ignore", over="ignore"):
-                scale = 1 / scale if self._zero is None else scale
-            if not np.isfinite(scale).all():
-                raise ValueError(f"`path` must hold finite scales. {self._about} has others")
-            if not self._told:
-                most = np.abs(codes.astype(np.int16)).max(1)
-                odd += np.count_nonzero((most != 0) & (most != 127))
-            if table.storage in dtypes.QUANTISED:
-                self._copy(table.memory[part], codes, scale, part)
-            else:
-                zero = self._zero[part].astype(np.float32)
-                group = self._group.astype(np.intp)
-                ops.encode(table.rows, (self._unpacked(codes) - zero[:, group]) * scale[:, group], part.start)
+            with np.errstate(all="ignore"):
+                odd += self._read(table, part, compute)
         if 2 * odd > self.rows:
             raise ValueError(
                 "`path` must hold a config, as .keras files do, for codes of which nothing else says whether they are "
                 f"int8 or int4. {self._about} is of shape {self._codes.shape}"
             )
 
-    def _copy(self, memory, codes, scale, part):
-        kind = memory.dtype.names[-1]
-        memory[kind] = codes.view(memory.dtype[kind].base)
-        memory["scale"] = scale.reshape(-1)
-        memory["offset"] = 0 if self._zero is None else self._zero[part][:, 0] * -scale[:, 0]
+    def _read(self, table, part, compute):
+        """Some rows; of how many the codes are not as large as Keras makes those of int8."""
+        codes, scale = self._codes[part], hdf5.floats(self._scale, part).astype(compute).astype(np.float32)
+        scale = 1 / scale if self._zero is None else scale
+        if not np.isfinite(scale).all():
+            raise ValueError(f"`path` must hold finite scales. {self._about} has others")
+        zero = np.float32(0) if self._zero is None else self._zero[part].astype(np.float32)
+        if table.storage in dtypes.QUANTISED:
+            memory = table.memory[part]
+            memory[self.mode] = codes.view(memory.dtype[self.mode].base)
+            memory["scale"], memory["offset"] = scale.reshape(-1), (-zero * scale).reshape(-1)
+        else:
+            group = self._group.astype(np.intp)
+            ops.encode(table.rows, (self._unpacked(codes) - zero[:, group]) * scale[:, group], part.start)
+        most = 127 if self._told else np.abs(codes.astype(np.int16)).max(1)
+        return np.count_nonzero((most != 0) & (most != 127))
 
     def _unpacked(self, packed):
         """The codes of int4 as int8, of which the first is in the lower bits of a byte."""
