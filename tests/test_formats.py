@@ -404,6 +404,10 @@ def test_a_dtype_that_is_not_the_configs(tmp_path, items):
         tmp_path / "a.keras", {"layers/embedding/vars/0": items}, model_config=model(config(dtype="int8_from_float32"))
     )
     refuses(path, "must hold int8 of shape .* as its config says")
+    for dtype in ("float32", "float16", "int2_from_float32"):
+        for d in (1, D):
+            path = quantised(tmp_path / "a.keras", "", (halves[:, :d].astype("int8"), items[:, 0]), dtype=dtype, d=d)
+            refuses(path, f"must hold the parts of one {dtype[:4]}.* table, as its config says")
 
 
 # ---- quantised tables --------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class Codes:
         self.groups = shape[1] if len(shape) == 2 else 1
         self.dim = dim if layer is None else layer.output_dim
         right &= columns == (self.dim if self.mode == "int8" else (self.dim + 1) // 2)
-        right &= layer is None or layer.input_dim == self.rows
+        right &= self.mode in ("int8", "int4") and (layer is None or layer.input_dim == self.rows)
         right &= self._zero is None or (self.mode == "int4" and dim == self.dim)
         if right and self._zero is not None:
             self._group = group[...]
@@ -77,7 +77,7 @@ class Codes:
         if table.storage in dtypes.QUANTISED:
             memory = table.memory[part]
             memory[self.mode] = codes.view(memory.dtype[self.mode].base)
-            memory["scale"], memory["offset"] = scale.reshape(-1), (-zero * scale).reshape(-1)
+            memory["scale"], memory["offset"] = scale.reshape(-1), (0 - zero * scale).reshape(-1)
         else:
             group = self._group.astype(np.intp)
             ops.encode(table.rows, (self._unpacked(codes) - zero[:, group]) * scale[:, group], part.start)
