@@ -693,16 +693,17 @@ def test_bfloat16_in_hdf5(tmp_path):
 
     layer = Embedding(5, 2, name="n", dtype="bfloat16", weights=PATTERNS[5, 2])
     fastembed.formats.save(layer, tmp_path / "a.h5")
-    for dtype in ("float32", "V2"):
+    table = layer.embeddings
+    for dtype, array in (("<f4", None), (">f4", table.to_float32().astype(">f4")), ("V2", table.numpy().view("V2"))):
         with h5py.File(tmp_path / "a.h5", "a") as file:
             group = file["model_weights/n/n"]
-            if dtype == "V2":
+            if array is not None:
                 del group["embeddings:0"]
-                group["embeddings:0"] = layer.embeddings.numpy().view("V2")
+                group["embeddings:0"] = array
             assert group["embeddings:0"].dtype == dtype
         loaded = fastembed.formats.load(tmp_path / "a.h5")
         assert loaded.dtype == "bfloat16"
-        assert loaded.embeddings.numpy().tobytes() == layer.embeddings.numpy().tobytes()
+        assert loaded.embeddings.numpy().tobytes() == table.numpy().tobytes()
 
 
 # ---- where the generations differ: arguments, configs and names --------------------------------------

@@ -137,7 +137,7 @@ def read(data, table):
             array_vd = table.memory.view("V2") if table.storage == "bfloat16" else table.memory
             data.read_direct(array_vd, part, part)
         else:
-            ops.encode(table.rows, data[part], part.start)
+            ops.encode(table.rows, floats(data, part), part.start)
 
 
 def floats(data, rows):
