@@ -822,7 +822,7 @@ def test_permissions_are_those_of_other_files(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("packed", ["", "zip", "gzip"])
+@pytest.mark.parametrize("packed", ["", "zip", "gzip", "int4"])
 @pytest.mark.parametrize("suffix", SUFFIXES[:3])
 def test_memory(suffix, packed, tmp_path, run_python):
     """A table of 200 MB: a save takes less than a chunk, a load the table and a chunk."""
@@ -860,6 +860,9 @@ def test_memory(suffix, packed, tmp_path, run_python):
                     while piece := source.read(1 << 20):
                         target.write(piece)
         os.replace(tmp_path / "b", path)
+    elif packed == "int4":  # with four scales for a row, which makes it float32
+        parts = np.full((800_000, 32), 17, "int8"), np.ones((800_000, 4), "float32"), np.zeros((800_000, 4), "int8")
+        write(path, dict(zip(PLACES[".keras"], (*parts, np.arange(64, dtype="float32") // 16), strict=True)))
     elif packed:
         with h5py.File(path, "w") as file:
             file.create_dataset(

@@ -352,6 +352,22 @@ def test_what_keras_does_not_read():
             Embedding(V, D, dtype=keras.dtype_policies.get(dtype))
 
 
+def test_quantised_mixed_precision(table):
+    """Look-ups have the dtype that the policy computes in, as Keras's."""
+    pytest.importorskip("ml_dtypes")
+    ours, theirs = (make(V, D, weights=table, dtype="mixed_bfloat16") for make in (Embedding, keras.layers.Embedding))
+    ours.quantize("int8")
+    theirs.quantize("int8")
+    ids = np.arange(V, dtype="int32")
+    out, expected = ours(ids), theirs(keras.ops.convert_to_tensor(ids))
+    assert out.dtype.name == keras.backend.standardize_dtype(expected.dtype) == ours.compute_dtype == "bfloat16"
+    assert np.array_equal(out, ours.embeddings.to_float32().astype(out.dtype))
+    most = np.abs(table).max(1)[:, None]
+    assert (
+        np.abs(out.astype(np.float32) - numpy(keras.ops.cast(expected, "float32"))) <= most * (1 / 127 + 2**-6)
+    ).all()
+
+
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_quantize(mode, rng):
     """Both are within half a step of what was there: theirs is 1/127 of the largest, or 1/15 of the range of a row."""
