@@ -474,7 +474,7 @@ class Optimizer(serialization.Configurable):
             gradient,
             step,
             hyper,
-            kept.state_vs,
+            kept.state_rows,
             groups,
             constraint if last else None,
             everywhere,
