@@ -20,7 +20,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 
 cdef extern from "_rows/rows.h" nogil:
-    ctypedef double fe_real       # or a float: C knows
+    ctypedef double fe_real       # or a float, as C knows: a choice of it or a double is no double
     enum: FE_AHEAD
     enum: FE_AHEAD_STEP
     enum: FE_ADD
@@ -93,8 +93,8 @@ cdef extern from "_rows/rows.h" nogil:
                      fe_real *sums, const fe_real **grads) noexcept nogil
         void (*sum_where)(const fe_real **rows, const int32_t **args, const int32_t *index, const fe_real *w, size_t n,
                           size_t d, fe_real *out, int add) noexcept nogil
-        void (*max)(const fe_real **rows, const fe_real *w, size_t n, size_t d, fe_real *out, int32_t *arg, int32_t first,
-                    int add) noexcept nogil
+        void (*max)(const fe_real **rows, const fe_real *w, size_t n, size_t d, fe_real *out, int32_t *arg,
+                    int32_t first, int add) noexcept nogil
         void (*scale)(fe_real *x, fe_real factor, size_t d) noexcept nogil
         fe_real (*dot)(const fe_real *x, const fe_real *y, size_t d) noexcept nogil
         void (*sums)(const fe_real *x, size_t n, double *sums) noexcept nogil
@@ -143,6 +143,7 @@ cdef enum:
     STREAM = 4 << 20      # bytes from which a gathered array is stored past the caches
     FAR = 1 << 20         # bytes from which upstream gradients are prefetched
     DECODED = 16          # rows that are decoded together
+    HUGE_PAGE = 2 << 20   # bytes that are touched by one thread, where rows are made
 
 SUM, MEAN, SQRTN, MAX = 0, 1, 2, 3
 cdef enum:
@@ -340,7 +341,7 @@ cdef inline double bag_factor(const Ids *ids, const fe_real *weights, int combin
             if weights == NULL:
                 total += 1
             else:
-                total += weights[i] if combiner == _MEAN else <double>weights[i] * weights[i]
+                total += <double>weights[i] if combiner == _MEAN else <double>weights[i] * weights[i]
     if total == 0:
         return 0
     return 1 / total if combiner == _MEAN else 1 / sqrt(total)
@@ -548,7 +549,7 @@ cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
                         look.out[i] = <fe_real>(dot_row - factor * dot_out)
                     else:
                         look.out[i] = <fe_real>(dot_row - factor * factor * dot_out
-                                              * (look.weights[i] if look.weights != NULL else 1))
+                                                * (look.weights[i] if look.weights != NULL else 1))
 
 
 def weights_gradient(const unsigned char[:, ::1] table_vb not None, int dtype, const id_t[::1] ids_n not None,
@@ -1072,10 +1073,11 @@ cdef inline void sum_parts(const Update *u, Parts *parts, int64_t first, int64_t
         u.rows.sum_where(parts.rows + first, parts.args + first, parts.index + first, factors, count, u.d, out, 0)
     else:
         u.rows.codec[FE_REAL].sum(<const void **>(parts.rows + first), factors, count, u.d, out,
-                                     0 if u.far else FE_IN_CACHE)
+                                  0 if u.far else FE_IN_CACHE)
 
 
-cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, fe_real *out, fe_real *spare) noexcept nogil:
+cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, fe_real *out,
+                       fe_real *spare) noexcept nogil:
     """The sum of more than CHUNK parts: of the sums of its chunks, in order."""
     cdef const fe_real *one[1 + FE_AHEAD]
     cdef int64_t at, h, i, count
@@ -1094,7 +1096,7 @@ cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, fe_r
             load_parts(u, at, count, parts)
             sum_parts(u, parts, 0, count, spare)
         u.rows.codec[FE_REAL].sum(<const void **>one, NULL, 1, u.d, out,
-                                     FE_ADD | FE_IN_CACHE if at > begin else FE_IN_CACHE)
+                                  FE_ADD | FE_IN_CACHE if at > begin else FE_IN_CACHE)
         at += count
 
 
@@ -1232,8 +1234,8 @@ cdef inline void catch_up(const Update *u, int64_t number, fe_real **rows, fe_re
 
 # ---- blocks of rows
 
-cdef inline void take_steps(const Update *u, fe_real **rows, fe_real **states, const fe_real **grads, int64_t n, fe_real scale,
-                            double *sums) noexcept nogil:
+cdef inline void take_steps(const Update *u, fe_real **rows, fe_real **states, const fe_real **grads, int64_t n,
+                            fe_real scale, double *sums) noexcept nogil:
     cdef fe_hyper scaled
     cdef const fe_hyper *hyper = &u.hyper
     if scale != 1:
@@ -1784,8 +1786,8 @@ cdef class Job:
         for p in range(FE_PARTS):
             self.u.decays[p] = decays[p] if p < len(decays) else 1
 
-    def average(self, fe_real[:, ::1] average_vd not None, int32_t[::1] averaged_v not None, int32_t calls, double keeps,
-                fe_real takes):
+    def average(self, fe_real[:, ::1] average_vd not None, int32_t[::1] averaged_v not None, int32_t calls,
+                double keeps, fe_real takes):
         """Averages of rows over the calls: average += (w - average) (1 - keeps) for each call that a row has missed,
         and (w - average) takes for this one (takes < 0: there is none)."""
         if average_vd.shape[0] < self.u.v or average_vd.shape[1] != self.u.d or averaged_v.shape[0] < self.u.v:
@@ -2160,5 +2162,5 @@ def fill(fe_real[:, ::1] out_vd not None, int kind, const fe_real[::1] values, f
     fill.seed = seed
     fill.row = first_row
     fill.next = 0
-    fill.step = max(1, (<int64_t>2 << 20) // (fill.d * <int64_t>sizeof(fe_real)))      # 2 MiB: a huge page is touched by one thread
+    fill.step = max(1, HUGE_PAGE // (fill.d * <int64_t>sizeof(fe_real)))
     run(fill_worker, &fill, num_threads)

@@ -184,8 +184,8 @@ typedef struct fe_rows {
 
     /* n sums of neighbouring parts, all in the caches: grads[i] points to the sum, at sums + i * d, of w[k] * parts[k] for
      * k in begins[i] - first .. begins[i + 1] - first; or, where that is one part and w is NULL, to the part itself. */
-    void (*runs)(const fe_real *const *parts, const fe_real *w, const int64_t *begins, int64_t first, size_t n, size_t d,
-                 fe_real *sums, const fe_real **grads);
+    void (*runs)(const fe_real *const *parts, const fe_real *w, const int64_t *begins, int64_t first, size_t n,
+                 size_t d, fe_real *sums, const fe_real **grads);
 
     /* As sum, but row i counts only where args[i][j] == index[i] (the gradient of a maximum). */
     void (*sum_where)(const fe_real *const *rows, const int32_t *const *args, const int32_t *index, const fe_real *w,
@@ -193,8 +193,8 @@ typedef struct fe_rows {
 
     /* out[j] = the largest w[i] * rows[i][j], the earlier one on ties, NaN if there is one; arg[j] (if not NULL) =
      * first + its i. add: go on from the values already in out and arg. ahead. */
-    void (*max)(const fe_real *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out, int32_t *arg, int32_t first,
-                int add);
+    void (*max)(const fe_real *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out, int32_t *arg,
+                int32_t first, int add);
 
     /* x[j] *= factor */
     void (*scale)(fe_real *x, fe_real factor, size_t d);
@@ -227,8 +227,8 @@ typedef struct fe_rows {
      * probabilities one that is cut off at the quantiles of its ends. 2^-34 <= p_low, p_low + p_span <= 1 - 2^-34, or 0
      * and 1. */
     void (*uniform)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high);
-    void (*normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev, double p_low,
-                   double p_span);
+    void (*normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
+                   double p_low, double p_span);
 
     fe_step *step[FE_STEPS];
     fe_lapse_row *lapse[FE_STEPS]; /* NULL: there is no closed form */

@@ -131,17 +131,17 @@ FE_INLINE fe_real choose_fe_real(fe_int m, fe_real a, fe_real b) { return m ? a 
 
 /* ---- ids ------------------------------------------------------------------------------------------------------ */
 
-#define POINT(bits)                                                                                               \
-    static int FE_NAME(point##bits)(const int##bits##_t *ids, size_t n, const char *table, uint64_t v,            \
-                                    size_t row_bytes, const void **rows)                                          \
-    {                                                                                                             \
-        uint64_t bad = 0;                                                                                         \
-        for (size_t i = 0; i < n; i++) {                                                                          \
-            const uint64_t row = (uint64_t)(int64_t)ids[i], outside = row >= v;                                   \
-            bad |= outside;                                                                                       \
-            rows[i] = table + (outside ? 0 : row) * row_bytes;                                                         \
-        }                                                                                                         \
-        return !bad;                                                                                              \
+#define POINT(bits)                                                                                    \
+    static int FE_NAME(point##bits)(const int##bits##_t *ids, size_t n, const char *table, uint64_t v, \
+                                    size_t row_bytes, const void **rows)                               \
+    {                                                                                                  \
+        uint64_t bad = 0;                                                                              \
+        for (size_t i = 0; i < n; i++) {                                                               \
+            const uint64_t row = (uint64_t)(int64_t)ids[i], outside = row >= v;                        \
+            bad |= outside;                                                                            \
+            rows[i] = table + (outside ? 0 : row) * row_bytes;                                         \
+        }                                                                                              \
+        return !bad;                                                                                   \
     }
 POINT(32)
 POINT(64)
@@ -250,19 +250,19 @@ static void FE_NAME(sum_real)(const void *const *rows, const fe_real *w, size_t 
     int ask = flags & FE_IN_CACHE ? ASK_NOTHING : ASK_ROW; /* the first columns ask for all */
     size_t j = 0;
 #define SUM(j, nv, weighted, ask, near) sum_columns(rows, w, n, j, out, add, bytes, last, nv, weighted, ask, near)
-#define COLUMNS(nv)                                                                   \
-    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ask = ASK_NOTHING) {       \
+#define COLUMNS(nv)                                                                        \
+    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ask = ASK_NOTHING) {            \
         const int whole = d == (nv) * FE_WIDTH && !last && (nv) * FE_WIDTH % FE_LINE == 0; \
-        if (w)                                                                        \
-            SUM(j, nv, 1, ask, near);                                                 \
-        else if (ask == ASK_NOTHING)                                                  \
-            SUM(j, nv, 0, ASK_NOTHING, 0);                                            \
-        else if (!whole)                                                              \
-            SUM(j, nv, 0, ASK_ROW, near);                                             \
-        else if (near)                                                                \
-            SUM(0, nv, 0, ASK_COLUMNS, 1);                                            \
-        else                                                                          \
-            SUM(0, nv, 0, ASK_COLUMNS, 0);                                            \
+        if (w)                                                                             \
+            SUM(j, nv, 1, ask, near);                                                      \
+        else if (ask == ASK_NOTHING)                                                       \
+            SUM(j, nv, 0, ASK_NOTHING, 0);                                                 \
+        else if (!whole)                                                                   \
+            SUM(j, nv, 0, ASK_ROW, near);                                                  \
+        else if (near)                                                                     \
+            SUM(0, nv, 0, ASK_COLUMNS, 1);                                                 \
+        else                                                                               \
+            SUM(0, nv, 0, ASK_COLUMNS, 0);                                                 \
     }
     COLUMNS(8)
     COLUMNS(4)
@@ -373,7 +373,9 @@ static void FE_NAME(max)(const fe_real *const *rows, const fe_real *w, size_t n,
             vec best = AT(vec, out), v = factor * GET(vec, rows[i]);
             ivec better = (ivec)(v > best) | (ivec)(v != v);
             AT(vec, out) = PICK(vec, ivec, better, v, best);
-            if (arg) AT(places, arg) = CONVERT(PICK(ivec, ivec, better, (ivec){0} + here, CONVERT(AT(places, arg), ivec)), places);
+            if (arg)
+                AT(places, arg) =
+                    CONVERT(PICK(ivec, ivec, better, (ivec){0} + here, CONVERT(AT(places, arg), ivec)), places);
         }
 #else
         size_t j = 0;
@@ -510,7 +512,8 @@ static size_t FE_NAME(constrain)(fe_real *const *rows, size_t n, size_t d, const
         } else if (constraint->kind == FE_NORM) {
             const fe_real norm = sqrt_fe_real(dot_rows(w, w, d));
             const fe_real least = norm < low ? low : norm, clipped = least > high ? high : least;
-            const fe_real wanted = rate == 1 ? clipped : rate * clipped + (1.0f - rate) * norm; /* norm may be infinite */
+            const fe_real wanted =
+                rate == 1 ? clipped : rate * clipped + (1.0f - rate) * norm; /* norm may be infinite */
             const fe_real factor = wanted / ((fe_real)1e-7 + norm);
             broken += (norm > 0 && norm < low * (1.0f - 1e-5f)) || norm > high * (1.0f + 1e-5f);
             if (!project) continue;
@@ -741,7 +744,7 @@ FE_INLINE void put_16(fe_real *out, const float *values)
         FE_NAME(philox)(rows, blocks, seed, words);                                             \
         make();                                                                                 \
         if (c % 16 == 0 && d % 4 == 0) { /* 16 counters are 4 runs of 16 columns of one row */  \
-            fe_real *to = out + (rows[0] - row) * d + blocks[0];                                  \
+            fe_real *to = out + (rows[0] - row) * d + blocks[0];                                \
             for (int k = 0; k < 4; k++) put_16(to + k * c, values + 16 * k);                    \
         } else                                                                                  \
             for (int l = 0; l < lanes; l++)                                                     \
@@ -787,11 +790,10 @@ static void FE_NAME(normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint
 
 const fe_rows FE_NAME(fe_rows) = {
     FE_TEXT(FE_ISA),
-    {
-        {FE_NAME(copy_real), FE_NAME(sum_real), NULL, NULL},
+    {{FE_NAME(copy_real), FE_NAME(sum_real), NULL, NULL},
 #ifndef FE_DOUBLE
 #define CODEC_ENTRY(name) {FE_NAME(copy_##name), FE_NAME(sum_##name), FE_NAME(decode_##name), FE_NAME(encode_##name)},
-        CODEC_ENTRY(bfloat16) CODEC_ENTRY(float16) CODEC_ENTRY(int8) CODEC_ENTRY(int4) CODEC_ENTRY(int2)
+     CODEC_ENTRY(bfloat16) CODEC_ENTRY(float16) CODEC_ENTRY(int8) CODEC_ENTRY(int4) CODEC_ENTRY(int2)
 #undef CODEC_ENTRY
 #endif
     },

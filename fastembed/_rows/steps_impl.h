@@ -1,11 +1,11 @@
 /* steps_impl.h: the steps of the optimizers, and what rows do without a gradient; a part of rows_impl.h, by which alone it
- * is included. Do not break: the bits may not depend on FE_WIDTH (see rows.h). */
+ * is included. Do not break: the bits may not depend on FE_BYTES (see rows.h). */
 
 /* ---- optimizer steps: Keras 3's formulas unless said otherwise --------------------------------------------------- */
 
-#define STEP(name)                                                                                                     \
-    static void FE_NAME(name)(fe_real *const *rows, fe_real *const *states, const fe_real *const *grads, size_t n, size_t d, \
-                              const fe_hyper *hyper, double *sums)
+#define STEP(name)                                                                                                 \
+    static void FE_NAME(name)(fe_real *const *rows, fe_real *const *states, const fe_real *const *grads, size_t n, \
+                              size_t d, const fe_hyper *hyper, double *sums)
 
 /* For every row `before`, the statements of BODY(V, I) for every column, `after`: w is the row, s its state, g its gradient.
  * They ask for the same columns of a later row and of its state. */
@@ -15,17 +15,17 @@
         EACH_ROW_AS(before, after, 1) /* twice, as a constant */ \
     else                                                         \
         EACH_ROW_AS(before, after, 0)
-#define EACH_ROW_AS(before, after, is_near)                                       \
-    for (size_t i = 0; i < n; i++) {                                              \
-        enum { near = is_near };                                                  \
+#define EACH_ROW_AS(before, after, is_near)                                         \
+    for (size_t i = 0; i < n; i++) {                                                \
+        enum { near = is_near };                                                    \
         fe_real *const w = rows[i], *const s = states[i];                           \
         const fe_real *const g = grads[i], *const next_w = rows[i + FE_AHEAD_STEP]; \
         const fe_real *const next_s = states[i + FE_AHEAD_STEP];                    \
-        (void)w, (void)s, (void)g, (void)next_s, (void)sums;                      \
-        before;                                                                   \
-        FE_PREFETCH(next_w + d - 1, near);                                        \
-        FE_COLUMNS(BODY)                                                          \
-        after;                                                                    \
+        (void)w, (void)s, (void)g, (void)next_s, (void)sums;                        \
+        before;                                                                     \
+        FE_PREFETCH(next_w + d - 1, near);                                          \
+        FE_COLUMNS(BODY)                                                            \
+        after;                                                                      \
     }
 #define ASK(next) FE_PREFETCH((next) + j, near)
 
@@ -182,14 +182,14 @@ STEP(amsgrad)
  * with momentum:  m = mu m + move;  w -= m
  * centered:  a = rho a + (1 - rho) g, and v - a^2 in place of v; it is negative only by rounding, and then 0 here.
  * The state holds v, m, a. */
-#define RMSPROP(name, with_momentum, is_centered)                                          \
-    STEP(name)                                                                             \
-    {                                                                                      \
-        enum { moving = with_momentum, centered = is_centered };                           \
+#define RMSPROP(name, with_momentum, is_centered)                                            \
+    STEP(name)                                                                               \
+    {                                                                                        \
+        enum { moving = with_momentum, centered = is_centered };                             \
         const fe_real lr = hyper->learning_rate, eps = hyper->epsilon, mu = hyper->momentum; \
         const fe_real rho = hyper->beta_2, c = 1.0f - rho;                                   \
-        (void)mu;                                                                          \
-        EACH_ROW()                                                                         \
+        (void)mu;                                                                            \
+        EACH_ROW()                                                                           \
     }
 #define BODY(V, I)                                                        \
     {                                                                     \
@@ -287,8 +287,8 @@ STEP(ftrl)
         else if (p == 0)                                                             \
             old = a = ALL(V, 1);                                                     \
         else {                                                                       \
-            powers((fe_real *)&old, sizeof(V) / sizeof(fe_real), p);                     \
-            powers((fe_real *)&a, sizeof(V) / sizeof(fe_real), p);                       \
+            powers((fe_real *)&old, sizeof(V) / sizeof(fe_real), p);                 \
+            powers((fe_real *)&a, sizeof(V) / sizeof(fe_real), p);                   \
         }                                                                            \
         z += x + shrink * AT(V, w) - (a - old) * per_lr * AT(V, w);                  \
         clipped = CHOOSE(V, I, z > ALL(V, l1), ALL(V, l1), z);                       \
@@ -551,14 +551,14 @@ FE_INLINE void lapse_row(fe_real *const *rows, fe_real *const *states, size_t d,
     if (narrow) s[wide * d] *= decay[wide];
 }
 
-#define LAPSE(name, ...)                                                                                         \
+#define LAPSE(name, ...)                                                                                             \
     static void FE_NAME(lapse_##name)(fe_real *const *rows, fe_real *const *states, size_t d, const fe_hyper *hyper, \
-                                      const fe_lapse *lapse)                                                     \
-    {                                                                                                            \
-        if (fe_near)                                                                                             \
-            lapse_row(rows, states, d, hyper, lapse, 1, __VA_ARGS__);                                            \
-        else                                                                                                     \
-            lapse_row(rows, states, d, hyper, lapse, 0, __VA_ARGS__);                                            \
+                                      const fe_lapse *lapse)                                                         \
+    {                                                                                                                \
+        if (fe_near)                                                                                                 \
+            lapse_row(rows, states, d, hyper, lapse, 1, __VA_ARGS__);                                                \
+        else                                                                                                         \
+            lapse_row(rows, states, d, hyper, lapse, 0, __VA_ARGS__);                                                \
     }
 LAPSE(fade, NO_X, 0, 0, 0, 0, 1)
 LAPSE(number, NO_X, 0, 1, 0, 0, 1)

@@ -42,8 +42,8 @@ class Embedding:
         mask_zero: bool; `compute_mask` then tells where the ids are not 0.
         input_length: int, a tuple of them (or None), or None: what `compute_output_shape` compares with.
         weights: an array (input_dim, output_dim) to begin with, or a list of one.
-        dtype: the dtype of table and output, or a Keras policy: "float32", "mixed_float16" (a float32 table, float16
-            output), "mixed_bfloat16" (with ml_dtypes).
+        dtype: the dtype of table and output, or a Keras policy: "float32", "float64" (with the same initial values),
+            "mixed_float16" (a float32 table, float16 output), "mixed_bfloat16" (with ml_dtypes).
         name: str, or None for `embedding`, `embedding_1`, ...
         trainable: bool.
         path: a .npy file for the table to live in (made if missing), or None for memory.
@@ -261,7 +261,7 @@ class Embedding:
             if hasattr(regularizer, "of_elements"):
                 losses += [float(regularizer(table.current(None))) for table in weights]
             else:
-                losses += [float(regularizer(table.to_float32())) for table in weights]
+                losses += [float(regularizer(table.to_real())) for table in weights]
         return losses
 
     def get_weights(self):
@@ -323,7 +323,7 @@ class Embedding:
         """What `call` computes, flat: the look-up, with LoRA, its activity loss, in the compute dtype."""
         table = self.embeddings
         policy = self._policy
-        if self._lora is None and self.activity_regularizer is None and policy.compute is dtypes.FLOAT32:
+        if self._lora is None and self.activity_regularizer is None and policy.compute is table.rows.real:
             return self._look(table, ids, weights, out)
         result = self._output(ids, weights)
         if out is not None:
@@ -337,7 +337,7 @@ class Embedding:
         return out
 
     def _output(self, ids, weights):
-        """The look-up with LoRA, float32."""
+        """The look-up with LoRA, in the dtype in which the table is stepped."""
         result = self._look(self.embeddings, ids, weights, None)
         if self._lora is not None:
             self._lora.add_to(result, self._look(self._lora.a, ids, weights, None))
@@ -379,14 +379,15 @@ class Embedding:
         shape = self._upstream_shape(ids)
         if upstream.shape != shape:
             raise ValueError(f"`upstream` must have shape {shape}. Received: {upstream.shape}")
+        real = dtypes.real(self._policy.storage)
         if upstream.dtype == self._policy.compute:
-            upstream = upstream.astype(np.float32, copy=False)
-        upstream = ops.check_floats(upstream, shape, "upstream")
+            upstream = upstream.astype(real, copy=False)
+        upstream = ops.check_floats(upstream, shape, "upstream", real)
         if self.activity_regularizer is not None:
             output = self._output(ids, weights)
             batch = self._batch_size(ids, output)
             if batch:
-                upstream = upstream + self._penalty_gradient(self.activity_regularizer, output) / np.float32(batch)
+                upstream = upstream + self._penalty_gradient(self.activity_regularizer, output) / real.type(batch)
         return upstream.reshape(-1, self.output_dim)
 
     def _parts(self, ids, upstream_nd, weights):
@@ -403,7 +404,7 @@ class Embedding:
             raise TypeError(
                 f"a regularizer needs a method `gradient(x)` to train with. Received: {regularizer!r} without it"
             )
-        gradient = np.asarray(regularizer.gradient(array), np.float32)
+        gradient = np.asarray(regularizer.gradient(array), array.dtype)
         return gradient if rows is None else gradient[rows]
 
     def _regularized(self, slices, table):
@@ -412,7 +413,7 @@ class Embedding:
             return slices
         slices = slices.coalesce()
         regularizer, rows_u = self.embeddings_regularizer, slices.indices
-        if table.storage == "float32" or not hasattr(regularizer, "of_elements"):
+        if not table.rows.coded or not hasattr(regularizer, "of_elements"):
             rows = table.current(rows_u if hasattr(regularizer, "rows_gradient") else None)
             penalty_ud = self._penalty_gradient(regularizer, ops.decode(rows), rows_u)
         else:
@@ -423,11 +424,11 @@ class Embedding:
         """The gradient of the table regularizer's loss at every row, as Keras computes it at every step.
 
         Returns:
-            float32 array (input_dim, output_dim), as large as the table; None without an `embeddings_regularizer`.
+            array (input_dim, output_dim), as large as the table; None without an `embeddings_regularizer`.
         """
         if self.embeddings_regularizer is None:
             return None
-        gradient_vd = self._penalty_gradient(self.embeddings_regularizer, self.embeddings.to_float32())
+        gradient_vd = self._penalty_gradient(self.embeddings_regularizer, self.embeddings.to_real())
         if self.padding_idx is not None:
             gradient_vd[self.padding_idx] = 0
         return gradient_vd
@@ -545,7 +546,7 @@ class Embedding:
             ids, upstream: as in `gradient`.
 
         Returns:
-            (IndexedSlices for A, float32 array (rank, output_dim) for B), in the order of `trainable_weights`.
+            (IndexedSlices for A, array (rank, output_dim) for B), in the order of `trainable_weights`.
 
         Raises:
             ValueError: LoRA is not enabled.
@@ -569,7 +570,8 @@ class Embedding:
     # ---- storage dtypes --------------------------------------------------------------------------------------------
 
     def quantize(self, mode):
-        """Stores the table from now on with 8, 4 or 2 bits for each element, for look-ups alone. LoRA is merged first.
+        """Stores the table from now on with 8, 4 or 2 bits for each element, for look-ups alone (they give float32). LoRA
+        is merged first.
 
         A row has a scale and an offset: of int8, an element is wrong by 1/510 of the range of its row at most, of int4 by
         1/30, of int2 by 1/6. A row that is constant stays as it is. It is done in blocks: beside the table there is the
