@@ -570,8 +570,8 @@ class Embedding:
     # ---- storage dtypes --------------------------------------------------------------------------------------------
 
     def quantize(self, mode):
-        """Stores the table from now on with 8, 4 or 2 bits for each element, for look-ups alone (they give float32). LoRA
-        is merged first.
+        """Stores the table from now on with 8, 4 or 2 bits for each element, for look-ups alone (of float32). LoRA is
+        merged first.
 
         A row has a scale and an offset: of int8, an element is wrong by 1/510 of the range of its row at most, of int4 by
         1/30, of int2 by 1/6. A row that is constant stays as it is. It is done in blocks: beside the table there is the
