@@ -168,7 +168,7 @@ PROGRAM = """
     HYPER |= {"weight_decay": 0.01, "scale_m": 1.1, "scale_g": 0.9, "scale_v": 1.2, "l1": 0.1, "l2": 0.2}
     HYPER |= {"l2_shrinkage": 0.3, "power": 0.7}
     LAPSE = (0.01, (0.9, 0.99, 0.7), (0.5, -0.25, 0.75, 1.5, -1.0, 0.3))
-    V, N, B = 60, 30_000, 2000
+    V, N, B = 60, 12_000, 800
     digests = {}
     threads = json.loads(sys.argv[1])
     for d in (1, 3, 7, 8, 9, 17, 33, 64, 65):
