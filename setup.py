@@ -51,7 +51,7 @@ class BuildExt(build_ext):
 
 ROWS = "fastembed/_rows/"
 SOURCES = [f"{ROWS}rows_{name}.c" for name in ("base", "avx2", "avx512", "select")]
-HEADERS = ("rows", "rows_impl", "steps_impl", "codecs_impl", "codec_impl", "parallel", "scalars")
+HEADERS = ("rows", "rows_impl", "steps_impl", "codecs_impl", "codec_impl", "fused_impl", "parallel", "scalars")
 
 
 def core(name, macros=()):

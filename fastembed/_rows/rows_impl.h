@@ -115,6 +115,8 @@ FE_INLINE vec sqrt_vec(vec x)
     return r;
 #endif
 }
+#else
+#define sqrt_vec sqrt_fe_real
 #endif
 #define SQRT(V, x) FE_PASTE(sqrt, V)(x)
 
@@ -786,6 +788,13 @@ static void FE_NAME(normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint
 
 #ifndef FE_DOUBLE
 #include "codecs_impl.h"
+#include "fused_impl.h"
+#else
+static fe_fused *FE_NAME(fused)(int dtype, int state_dtype, int step)
+{
+    (void)dtype, (void)state_dtype, (void)step;
+    return NULL;
+}
 #endif
 
 const fe_rows FE_NAME(fe_rows) = {
@@ -797,6 +806,7 @@ const fe_rows FE_NAME(fe_rows) = {
 #undef CODEC_ENTRY
 #endif
     },
+    FE_NAME(fused),
     FE_NAME(point32),
     FE_NAME(point64),
     FE_NAME(runs),
