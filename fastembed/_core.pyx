@@ -82,8 +82,8 @@ cdef extern from "_rows/rows.h" nogil:
         void (*decode)(const void **rows, size_t n, size_t d, fe_real *out) noexcept nogil
         void (*encode)(void **rows, const int64_t *numbers, size_t n, size_t d, int part, const fe_real *x,
                        const fe_rounding *rounding) noexcept nogil
-    ctypedef void fe_fused(void **rows, void **states, const int64_t *numbers, const fe_real **grads, size_t n, size_t d,
-                           const fe_hyper *hyper, fe_real fade, const fe_rounding *rounding) noexcept nogil
+    ctypedef void fe_fused(void **rows, void **states, const int64_t *numbers, const fe_real **grads, size_t n,
+                           size_t d, const fe_hyper *hyper, fe_real fade, const fe_rounding *rounding) noexcept nogil
     ctypedef struct fe_rows:
         const char *isa
         fe_codec *codec
@@ -1291,8 +1291,8 @@ cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const fe_rea
                 u.fade, &u.rounding)
         return
     if u.coded == NULL and u.coded_state == NULL:
-        step_rows(u, <fe_real **>(block.rows + at), <fe_real **>(block.states + at), block.numbers + at, n, grads, scratch,
-                  sums)
+        step_rows(u, <fe_real **>(block.rows + at), <fe_real **>(block.states + at), block.numbers + at, n, grads,
+                  scratch, sums)
         return
     for i in range(TOGETHER + FE_AHEAD_STEP):
         decoded_rows[i] = row + (i if i < TOGETHER else 0) * u.d
