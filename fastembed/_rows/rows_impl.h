@@ -117,6 +117,7 @@ FE_INLINE vec sqrt_vec(vec x)
 }
 #else
 #define sqrt_vec sqrt_fe_real
+#define choose_vec choose_fe_real
 #endif
 #define SQRT(V, x) FE_PASTE(sqrt, V)(x)
 
