@@ -50,8 +50,8 @@ class Optimizer(serialization.Configurable):
         on_nonfinite: what happens where a gradient has an infinite number or NaN; nothing is written. "raise": a
             ValueError. "skip": the call does not count, except in `skipped`.
         state_dtype: the storage dtype of the state: "float32" (float64 for a float64 variable); "bfloat16", of half the
-            size; or, where the state is a momentum alone (SGD, Lion, RowwiseLARS), "int8" with a scale for each row, of a
-            quarter.
+            size; or, where the state is a momentum alone (SGD, Lion, RowwiseLARS), "int8" with a scale for each row, a
+            quarter of it.
         rounding: how rows and states of less than 32 bits are rounded after a step. "stochastic": up or down, with a
             probability that makes the mean exact, so that small changes are not lost. "nearest".
         rounding_seed: int, what stochastic rounding depends on, besides the step, the row and the column.
