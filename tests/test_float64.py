@@ -564,7 +564,7 @@ def test_lora(rng):
 
 @pytest.mark.parametrize("mode", ["int8", "int4", "int2"])
 def test_quantize(mode, rng):
-    """As the same numbers of float32, whose look-ups give float32."""
+    """As the same numbers of float32."""
     start = ref.random_table(rng, V, D)
     layers = [Embedding(V, D, dtype=dtype, weights=start) for dtype in ("float32", "float64")]
     for layer in layers:
