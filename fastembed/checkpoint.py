@@ -28,8 +28,8 @@ class Checkpoint:
     """Saves a training to disk, and restores it: training goes on with the same bits as if it had never stopped.
 
     Args:
-        layers: what is trained: a layer, a `Table` or a float32 NumPy array; a list of them; or a dict of them by
-            names, which `restore` then goes by. All weights of a layer belong to it, those of LoRA too.
+        layers: what is trained: a layer, a `Table` or an array of float32 or float64; a list of them; or a dict of them
+            by names, which `restore` then goes by. All weights of a layer belong to it, those of LoRA too.
         optimizer: the Optimizer that trains them, or None.
 
     Saved are the weights, the learning rates of single rows (`Table.freeze`), and of the optimizer the state, the
@@ -194,13 +194,13 @@ class Checkpoint:
     def _restored(self, about, saved, variables, counters):
         """What the optimizer is to keep of each variable, by name; everything is checked here."""
         for name, variable in variables.items():
-            _check_array(name, "weights", saved[name]["weights"], variable.shape, np.float32)
+            _check_array(name, "weights", saved[name]["weights"], variable.shape, _memory(variable).dtype)
             if not _memory(variable).flags.writeable:
                 raise ValueError(f"`layers` must be writeable. Received: {_describe(variable)}")
             if "scales" in saved[name]:
                 if not isinstance(variable, Table):
                     raise ValueError(f"{name} must be a Table, as it was. Received: {_describe(variable)}")
-                _check_array(name, "scales", saved[name]["scales"], (len(variable),), np.float32)
+                _check_array(name, "scales", saved[name]["scales"], (len(variable),), variable.rows.real)
         if self.optimizer is None:
             return {}
         if not _same_form(about["optimizer"]["counters"], counters):
@@ -217,10 +217,10 @@ class Checkpoint:
 def _check_layer(layer):
     """A layer, a table, or an array that can be trained."""
     if isinstance(layer, np.ndarray):
-        if layer.dtype != np.float32 or not layer.flags.c_contiguous:
+        if layer.dtype not in (np.float32, np.float64) or not layer.flags.c_contiguous:
             raise ValueError(
-                f"`layers` must have arrays that are float32 and C-contiguous. Received: {_describe(layer)}, "
-                f"strides {layer.strides}"
+                "`layers` must have arrays that are float32 or float64 and C-contiguous. Received: "
+                f"{_describe(layer)}, strides {layer.strides}"
             )
     elif not isinstance(layer, Table) and not (hasattr(layer, "weights") and hasattr(layer, "build")):
         raise TypeError(f"`layers` must be layers, tables or NumPy arrays. Received: {layer!r}")

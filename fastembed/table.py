@@ -18,8 +18,8 @@ class Table:
 
     Args:
         shape: (rows, dim), both positive ints.
-        dtype: the storage dtype: "float32"; "bfloat16" or "float16", of half the size; or "int8", "int4", "int2", which are
-            for look-ups alone (`Embedding.quantize` makes them).
+        dtype: the storage dtype: "float32"; "float64"; "bfloat16" or "float16", of half the size; or "int8", "int4",
+            "int2", which are for look-ups alone (`Embedding.quantize` makes them).
         path: None for memory; or a .npy file that is made if it is missing, and opened for training if it is there.
         name: str.
         trainable: False makes every update of the table a ValueError.
@@ -82,7 +82,7 @@ class Table:
             raise TypeError(f"`constraint` must be one of fastembed.constraints or None. Received: {constraint!r}")
         self.constraint = constraint
         self.lock = Lock()
-        self.row_scales = None  # float32 (rows,): what the learning rate of each row is multiplied by; None: ones
+        self.row_scales = None  # (rows,): what the learning rate of each row is multiplied by; None: ones
         self.debt = None  # of an optimizer with untouched="catch_up": steps that rows have not taken yet
 
     @property
@@ -123,6 +123,10 @@ class Table:
 
     def to_float32(self, rows=slice(None)):
         """Returns rows (a slice; None: all) as float32 (rows, dim): a new array, or of a float32 table a view."""
+        return self.to_real(rows).astype(np.float32, copy=False)
+
+    def to_real(self, rows=slice(None)):
+        """The same as the numbers that look-ups give: those of a float64 table as float64, a view."""
         return ops.decode(self.current(None), rows)
 
     def current(self, ids_n, *bags):
@@ -173,7 +177,7 @@ class Table:
         """
         rows_n, _ = ops.flat_ids(rows, "rows")
         ops.check_ids(rows_n, len(self), "rows")
-        scales_n = np.broadcast_to(np.asarray(scale, np.float32), rows_n.shape)
+        scales_n = np.broadcast_to(np.asarray(scale, self._rows.real), rows_n.shape)
         if not (np.isfinite(scales_n) & (scales_n >= 0)).all():
             raise ValueError(f"`scale` must be finite numbers >= 0. Received: scale={scale!r}")
         with self.lock:
@@ -182,7 +186,7 @@ class Table:
                 self.debt.check_scales(scales_n)
                 self.debt.forget(rows_n)
             if self.row_scales is None:
-                self.row_scales = np.ones(len(self), np.float32)
+                self.row_scales = np.ones(len(self), self._rows.real)
             self.row_scales[rows_n] = scales_n
 
     def assign(self, array):
@@ -217,7 +221,7 @@ class Table:
         """Projects the table, whole, if it breaks its constraint."""
         if self.constraint is None:
             return
-        if self.storage == "float32":
+        if not self._rows.coded:
             self.constraint.enforce(self._array)
         elif self.constraint.rows is not None:
             ops.change(self._rows, lambda values_vd, _: self.constraint.enforce(values_vd))
@@ -238,9 +242,10 @@ class Table:
         return len(self._rows)
 
     def __getitem__(self, key):
-        """Rows as float32 in a new array, for integer ids of any shape; a slice of a float32 table gives a view."""
+        """Rows as float32 (float64 of a float64 table) in a new array, for integer ids of any shape; a slice of such a
+        table gives a view."""
         if isinstance(key, slice):
-            if self.storage == "float32":
+            if not self._rows.coded:
                 return self.numpy()[key]
             key = np.arange(len(self))[key]
         ids_n, shape = ops.flat_ids(key)

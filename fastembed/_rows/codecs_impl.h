@@ -1,5 +1,5 @@
 /* codecs_impl.h: the storage dtypes other than float32: how rows are read as float32, and written; a part of rows_impl.h,
- * by which alone it is included. Do not break: the bits may not depend on FE_WIDTH (see rows.h). */
+ * by which alone it is included. Do not break: the bits may not depend on FE_BYTES (see rows.h). */
 
 /* The bits of a float, and the float of bits. */
 FE_INLINE uint32_t bits_of_float(float x)

@@ -86,7 +86,7 @@ class Adafactor(Optimizer):
 
     def hyper(self, t, rate):
         # 1 - beta_2 falls with t, so the rounding of beta_2 is seen: it is Keras's.
-        beta_2 = float(np.float32(1 - t**self.beta_2_decay))
+        beta_2 = self.rounded(1 - t**self.beta_2_decay)
         return {"learning_rate": min(rate, 1 / math.sqrt(t)), "beta_2": beta_2, "epsilon": self.epsilon_1}
 
     def passes(self, t, rate, own, all_rows):
@@ -103,7 +103,7 @@ class Adafactor(Optimizer):
                 own["r_sum"] = beta_2 * before + (1 - beta_2) * added
             own["c"][:] = beta_2 * own["c"] + (1 - beta_2) * (np.array(columns) / rows + self.epsilon_1)
             hyper["scale_v"] = rows / own["r_sum"] if own["r_sum"] > 0 else 1.0
-            hyper["columns"] = own["c"].astype(np.float32)
+            hyper["columns"] = own["c"].astype(self.real)
             (u_squares,) = yield "adafactor_norm", hyper
         else:
             (u_squares,) = yield "adafactor_vector_squares", hyper
