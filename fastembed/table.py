@@ -194,8 +194,9 @@ class Table:
                 f"`array` must be numbers of shape {self.shape}. Received: {array.dtype} of shape {array.shape}"
             )
         rows = ops.rows_of(self._rows, writeable=True)
-        if rows.storage in dtypes.QUANTISED and not np.isfinite(array).all():
-            ops.encode(rows, array.astype(np.float32))  # says which row is not
+        for these in ops.blocks(rows) if rows.storage in dtypes.QUANTISED else ():  # all, before the first is written
+            with np.errstate(over="ignore"):
+                ops.check_codes(rows, np.ascontiguousarray(array[these], np.float32), these.start)
         with self.lock:
             if self.debt is not None:
                 self.debt.pay(None)  # for the state: what waits for the old rows has decayed

@@ -252,7 +252,7 @@ static void FE_NAME(to_float16)(uint16_t *out, float *x, size_t d, const uint32_
         const uint32_t normal = (size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13;
         const uint32_t large = size > 0x7f800000 ? 0x7e00 | (size >> 13 & 0x3ff) : 0x7c00;
         const uint32_t half = size >= 0x477ff000 ? large : size < 0x38800000 ? small : normal;
-        out[j] = (uint16_t)(bits >> 16 & 0x8000 | half);
+        out[j] = (uint16_t)((bits >> 16 & 0x8000) | half);
     }
 }
 
@@ -283,6 +283,8 @@ ENCODE_HALF(bfloat16)
 ENCODE_HALF(float16)
 #undef ENCODE_HALF
 
+FE_INLINE int overflows(float x) { return (bits_of_float(x) & 0x7f800000) == 0x7f800000; }
+
 /* The codes -levels / 2 ... levels / 2 - 1 stand for the range of a row: the least element has the first, the largest the
  * last. Where scale times a code would not be finite, the first code is left out. */
 FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits)
@@ -295,11 +297,13 @@ FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits)
         high = x[j] > high ? x[j] : high;
     }
     const double range = (double)high - low;
-    double scale = range / (2 * half - 1), offset = low + scale * half;
-    int first = -half;
-    if (scale * half > 3.4e38) first++, scale = range / (2 * half - 2), offset = 0.5 * ((double)low + high);
+    const int first = range / (2 * half - 1) * half > 3.4e38 ? 1 - half : -half;
+    const double scale = range / (half - 1 - first);
     shared.scale = (float)scale;
-    shared.offset = (float)offset;
+    if (shared.scale < scale) shared.scale = float_of_bits(bits_of_float(shared.scale) + 1); /* reaches from end to end */
+    shared.offset = (float)(first == -half ? low + (double)shared.scale * half : 0.5 * ((double)low + high));
+    while (overflows(shared.scale * first + shared.offset) || overflows(shared.scale * (half - 1) + shared.offset))
+        shared.scale = float_of_bits(bits_of_float(shared.scale) - 1);
     memcpy(row, &shared, sizeof shared);
     uint8_t *const codes = (uint8_t *)row + sizeof shared;
     memset(codes, 0, ((d * (size_t)bits + 7) / 8 + 3) / 4 * 4);

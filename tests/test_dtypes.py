@@ -1,0 +1,465 @@
+"""Storage dtypes: every value of float16 and bfloat16, both roundings, the quantiser, training, and what is refused.
+
+Do not break: a half is told by its bits (uint16), so that nothing here needs ml_dtypes; statistics have fixed seeds,
+so that they never flake; `check_*` run in a process of their own for each instruction set.
+"""
+
+import copy
+import json
+import math
+import os
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import reference as ref
+from test_isa import DIMS
+
+import fastembed
+from fastembed import Embedding, EmbeddingBag, IndexedSlices, Ragged, Table, constraints, dtypes, ops, optimizers
+
+HALVES = ("bfloat16", "float16")
+INTS = {"int8": 8, "int4": 4, "int2": 2}
+ALL = np.arange(1 << 16, dtype=np.uint16)
+NEAREST, STOCHASTIC = None, ops.Rounding(11, 3)
+every_half = pytest.mark.parametrize("storage", HALVES)
+every_int = pytest.mark.parametrize("storage", INTS)
+every_isa = pytest.mark.parametrize("isa", ops.usable_isas())
+
+
+# ---- the oracle: NumPy's float16, and integer arithmetic --------------------------------------------------------------
+
+
+def decoded(bits, storage):
+    """The float32 numbers of halves."""
+    if storage == "float16":
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def nearest(x, storage):
+    """The bits of the nearest halves, the even one of two."""
+    if storage == "float16":
+        with np.errstate(over="ignore"):
+            return x.astype(np.float16).view(np.uint16)
+    bits = x.view(np.uint32)
+    half, rest = bits >> 16, bits & 0xFFFF
+    up = (rest > 0x8000) | ((rest == 0x8000) & (half & 1 == 1))
+    return np.where(np.isnan(x), half | 0x40, half + up).astype(np.uint16)
+
+
+def neighbours(x, storage):
+    """The sizes, as bits without the sign, of the half next to each finite x towards zero (or x itself), and of the one
+    behind it; infinity follows the largest one."""
+    size = np.abs(x)
+    down = nearest(size, storage)
+    down = down - ((decoded(down, storage) > size) & (down > 0))
+    exact = decoded(down, storage) == size
+    return down, np.where(exact, down, down + np.uint16(1))
+
+
+def same(a, b, storage):
+    """Whether bits of halves are the same, or both NaN."""
+    nan = np.isnan(decoded(a, storage)), np.isnan(decoded(b, storage))
+    return bool((nan[0] == nan[1]).all() and (nan[0] | (a == b)).all())
+
+
+def table_of(bits_vd, storage):
+    """A table of the library on halves given as bits."""
+    table = ops.zeros(bits_vd.shape, storage)
+    table.view(np.uint16)[...] = bits_vd
+    return table
+
+
+def encoded(values, storage, rounding=None):
+    """The bits that the library makes of a matrix."""
+    table = ops.zeros(values.shape, storage)
+    ops.encode(table, values, rounding=rounding)
+    return table.view(np.uint16)
+
+
+def rows_with(values, d):
+    """A matrix with d columns: each value is in each column; if it is wide, in every fifth."""
+    rows_vd = np.lib.stride_tricks.sliding_window_view(np.concatenate([values, values[: d - 1]]), d)
+    return np.ascontiguousarray(rows_vd if d <= 17 else rows_vd[::5])
+
+
+def random_floats(rng, n):
+    """Random bits: all sizes of finite float32, infinities, NaN."""
+    return rng.integers(0, 1 << 32, n, dtype=np.uint32).view(np.float32)
+
+
+def difficult(storage):
+    """Halves, the points between them, and the floats beside those: ties, subnormals, overflow."""
+    finite = decoded(ALL, storage)
+    finite = np.sort(finite[np.isfinite(finite)])
+    with np.errstate(over="ignore"):
+        middles = (finite[1:].astype(np.float64) + finite[:-1]) / 2
+    values = np.concatenate([finite, middles.astype(np.float32)])
+    if storage == "float16":
+        values = np.concatenate([values, np.float32([65519.996, 65520, 65535, 65536, 1e9, 2.0**-25, 2.0**-26, 1e-45])])
+    beside = [np.nextafter(values, np.float32(end)) for end in (-np.inf, np.inf)]
+    return np.concatenate([values, *beside, np.float32([np.inf, -np.inf, np.nan, 3.4028235e38, -0.0])])
+
+
+# ---- all values, every column, every instruction set -------------------------------------------------------------------
+
+
+def check_values(storage):
+    """All 65,536 halves are read exactly and written back, at each place of rows of each length."""
+    for d in DIMS:
+        bits_vd = rows_with(ALL, d)
+        table, wanted = table_of(bits_vd, storage), decoded(bits_vd, storage)
+        ids = np.arange(len(table))
+        gathered = ops.gather(table, ids)
+        for values in (ops.decode(table), gathered, ops.pool(table, ids, np.arange(len(table) + 1))):
+            assert np.array_equal(values, wanted, equal_nan=True), d
+        assert same_floats(ops.decode(table), wanted), d
+        assert same_floats(gathered, wanted), d
+        for rounding in (NEAREST, STOCHASTIC):
+            assert same(encoded(gathered, storage, rounding), bits_vd, storage), (d, rounding)
+        ops.update(table, ops.parts(ids, np.zeros((len(table), d), np.float32)), "sgd", {}, rounding=STOCHASTIC)
+        assert same(table.view(np.uint16), bits_vd, storage), d
+
+
+def same_floats(a, b):
+    """The same bits, or both NaN."""
+    nan = np.isnan(b)
+    return bool((np.isnan(a) == nan).all() and (nan | (a.view(np.uint32) == b.view(np.uint32))).all())
+
+
+def check_nearest(storage):
+    """Millions of floats are rounded as the oracle does."""
+    rng, hard = np.random.default_rng(5), difficult(storage)
+    for d in (1, 7, 127):
+        values = np.concatenate([hard, random_floats(rng, 1 << 20)])
+        values = values[: len(values) // d * d].reshape(-1, d)
+        assert same(encoded(values, storage), nearest(values, storage), storage), d
+
+
+def check_stochastic(storage):
+    """Never past the two neighbours, and never another number where it is exact."""
+    rng, hard = np.random.default_rng(6), difficult(storage)
+    values = np.concatenate([hard, random_floats(rng, 1 << 18)])
+    values = np.concatenate([values, decoded(ALL, storage) * np.float32(1.001)])[: len(values) // 33 * 33]
+    values = values.reshape(-1, 33)
+    finite = np.isfinite(values)
+    down, up = neighbours(np.where(finite, values, 0), storage)
+    went = 0
+    for step in range(3):
+        found = encoded(values, storage, ops.Rounding(2**63 + 1, step))
+        size = found & np.uint16(0x7FFF)
+        assert ((size == down) | (size == up) | ~finite).all()
+        assert (np.isnan(values) | (found >> 15 == values.view(np.uint32) >> 31)).all()
+        assert same(found[~finite], nearest(values[~finite], storage), storage)
+        went += ((size == up) & (up != down))[finite].sum()
+    assert 0.3 < went / (3 * ((up != down) & finite).sum()) < 0.7
+
+
+@every_half
+@every_isa
+def test_halves(isa, storage, run_python):
+    program = f"""
+        import test_dtypes as tests
+        tests.fastembed.set_num_threads(1)
+        tests.check_values({storage!r})
+        tests.check_nearest({storage!r})
+        tests.check_stochastic({storage!r})
+        print(tests.ops.isa)
+    """
+    assert run_python(program, FASTEMBED_ISA=isa).strip() == isa
+
+
+def test_ml_dtypes_rounds_alike():
+    """The oracle here, by a library that others use."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    values = np.concatenate([difficult("bfloat16"), random_floats(np.random.default_rng(7), 1 << 20)])
+    with np.errstate(all="ignore"):
+        assert same(nearest(values, "bfloat16"), values.astype(bfloat16).view(np.uint16), "bfloat16")
+    assert same_floats(decoded(ALL, "bfloat16"), ALL.view(bfloat16).astype(np.float32))
+
+
+# ---- stochastic rounding -----------------------------------------------------------------------------------------------
+
+# Exponents of 2 whose numbers are rounded; and how far they lie between two neighbours, in parts of 1.
+EXPONENTS = {"bfloat16": (-149, -140, -127, -126, -60, -1, 0, 7, 100, 127), "float16": (-30, -25, -24, -20, -15, -14, -1, 0, 15)}
+SHARES = (2.0**-7, 0.1, 0.25, 0.5, 0.7, 1 - 2.0**-6)
+
+
+def between(storage):
+    """Numbers of all sizes, both signs, and which share of the way from one neighbour to the next they lie at."""
+    values, shares = [], []
+    for exponent in EXPONENTS[storage]:
+        for share in SHARES:
+            for sign in (1, -1):
+                least = 2.0 ** max(exponent - (7 if storage == "bfloat16" else 10), -133 if storage == "bfloat16" else -24)
+                whole = 5 if exponent > (-127 if storage == "bfloat16" else -15) else 0
+                whole = 2.0**exponent // least + whole if 2.0**exponent >= least else 0
+                values.append(np.float32(sign * (whole + share) * least))
+                exact = abs(float(values[-1])) / least
+                shares.append(exact - math.floor(exact))
+    return np.array(values, np.float32), np.array(shares)
+
+
+@every_half
+def test_the_mean_is_right(storage):
+    """Over rows, steps and seeds."""
+    values, shares = between(storage)
+    down, up = neighbours(values, storage)
+    assert ((shares == 0) == (down == up)).all()
+    copies, counts = 1024, np.zeros(len(values))
+    matrix = np.repeat(values[None], copies, axis=0)
+    for seed in range(4):
+        for step in range(5):
+            found = encoded(matrix, storage, ops.Rounding(seed, step)) & np.uint16(0x7FFF)
+            counts += ((found == up) & (down != up)).sum(0)
+    n = 20 * copies
+    deviations = (counts - n * shares) / np.sqrt(np.maximum(n * shares * (1 - shares), 1e-9))
+    assert (np.abs(deviations) < 4.5).all(), deviations.round(1).tolist()
+    assert 0.5 < np.std(deviations[shares > 0]) < 1.5  # as independent choices scatter
+
+
+def quarters(storage, rows, columns, seed=0, step=1, exponent=0):
+    """The random number behind each choice, by quarters, as (rows, columns): three numbers are rounded with it."""
+    total = np.zeros((rows, columns), int)
+    for share in (0.25, 0.5, 0.75):
+        half = np.float32(2.0**exponent * (1 + share * 2.0 ** -(7 if storage == "bfloat16" else 10)))
+        bits = encoded(np.full((rows, columns), half), storage, ops.Rounding(seed, step))
+        total += bits != nearest(np.float32([2.0**exponent]), storage)
+    return total
+
+
+def chi_square(a, b):
+    """Of the 16 pairs of quarters; 15 degrees of freedom."""
+    counts = np.bincount((4 * a + b).ravel(), minlength=16)
+    expected = a.size / 16
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+@every_half
+def test_choices_are_independent(storage):
+    """Between columns, rows, steps and seeds near each other; 50 is passed once in 90,000 times."""
+    rows, columns = 1024, 200
+    base = quarters(storage, rows, columns)
+    pairs = {f"column + {lag}": (base[:, lag:], base[:, :-lag]) for lag in (1, 2, 3, 4, 8, 16, 64, 128)}
+    pairs |= {f"row + {lag}": (base[lag:], base[:-lag]) for lag in (1, 2, 8, 16, 256)}
+    pairs["row is column"] = base[:columns].T, base[:columns]
+    pairs["diagonal"] = base[1:, 1:], base[:-1, :-1]
+    for step in (0, 2, 5, 1 + 2**20):
+        pairs[f"step {step}"] = quarters(storage, rows, columns, step=step), base
+    for seed in (1, 2, 2**32, 2**63, 2**64 - 1):
+        pairs[f"seed {seed}"] = quarters(storage, rows, columns, seed=seed), base
+    assert {name: chi for name, (a, b) in pairs.items() if not 1 < (chi := chi_square(a, b)) < 50} == {}
+    assert np.array_equal(base, quarters(storage, rows, columns))
+    # Wider numbers: the choice is keyed by the column's number alone, not by what is beside it.
+    assert np.array_equal(base[:, :7], quarters(storage, rows, 7))
+    wide = quarters(storage, 8, 1100)
+    assert np.array_equal(base[:8], wide[:, :columns])
+    assert chi_square(wide[:, :512], wide[:, 512:1024]) < 50
+    assert chi_square(quarters(storage, rows, columns, exponent=3), base) > 1e5  # the same choices
+
+
+@every_half
+def test_rows_are_numbered_from_the_first(storage):
+    values = np.full((40, 9), 1.001, np.float32)
+    table = ops.zeros((40, 9), storage)
+    ops.encode(table, values[:13], 0, ops.Rounding(3, 4))
+    ops.encode(table, values[13:], 13, ops.Rounding(3, 4))
+    assert np.array_equal(table.view(np.uint16), encoded(values, storage, ops.Rounding(3, 4)))
+
+
+@every_half
+def test_passes_of_a_step_differ(storage):
+    """Each of the four passes, the one before and the next step."""
+    found = []
+    for step, turn in [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]:
+        table = table_of(np.zeros((64, 50), np.uint16), storage)
+        gradient = np.full((64, 50), -(2.0**-140 if storage == "bfloat16" else 2.0**-25), np.float32)
+        update = ops.Update(table, gradient, "sgd", {"learning_rate": 1.0}, rounding=ops.Rounding(5, step, turn))
+        ops.run([update])
+        found.append((table.view(np.uint16) != 0).ravel())
+    shares = np.mean(found, axis=1)
+    assert np.allclose(shares, 2.0**-7 if storage == "bfloat16" else 0.5, atol=0.03)
+    if storage == "float16":
+        together = np.corrcoef(np.array(found)) - np.eye(5)
+        assert np.abs(together).max() < 0.09
+
+
+@every_half
+@pytest.mark.parametrize("mode", ["row-sparse", "dense"])
+def test_small_updates_add_up(storage, mode):
+    """Each is 1/50 of the distance to the next half: to the nearest, none is ever seen."""
+    ulp, steps, shape = 2.0 ** (-7 if storage == "bfloat16" else -10), 2000, (16, 64)
+    gradient = np.full(shape, -ulp / 50, np.float32)
+    if mode == "row-sparse":
+        gradient = IndexedSlices(gradient, np.arange(16), shape)
+    moved = {}
+    for rounding in ("nearest", "stochastic"):
+        table, optimizer = Table(shape, storage), optimizers.SGD(1.0, rounding=rounding)
+        table.assign(np.ones(shape, np.float32))
+        for _ in range(steps):
+            optimizer.apply([gradient], [table])
+        moved[rounding] = table.to_float32() - 1
+    assert (moved["nearest"] == 0).all()
+    ways = moved["stochastic"].astype(np.float64) / ulp
+    # n Bernoulli steps of one ulp with p = 1/50
+    deviation = math.sqrt(steps * 0.02 * 0.98)
+    assert abs(ways.mean() - steps / 50) < 4.5 * deviation / math.sqrt(ways.size)
+    assert 0.8 * deviation < ways.std() < 1.2 * deviation
+    assert (ways == np.round(ways)).all()
+
+
+# ---- codes of 8, 4 and 2 bits ------------------------------------------------------------------------------------------
+
+
+def codes_of(table, storage, d):
+    """The codes of a structured array as numbers, by hand: the first in the lowest bits, two's complement."""
+    bits = INTS[storage]
+    octets = table[storage].view(np.uint8)
+    codes = np.stack([octets >> shift & (2**bits - 1) for shift in range(0, 8, bits)], axis=2)
+    codes = codes.reshape(len(table), -1).astype(np.int64)[:, :d]
+    return codes - (codes >= 2 ** (bits - 1)) * 2**bits
+
+
+def decoded_codes(table, storage, d):
+    """What a structured array stands for, in float32 arithmetic."""
+    with np.errstate(over="ignore"):
+        return table["scale"][:, None] * codes_of(table, storage, d).astype(np.float32) + table["offset"][:, None]
+
+
+BIG = np.finfo(np.float32).max
+ROWS = {
+    "normal": lambda rng, d: rng.standard_normal((20, d)),
+    "uniform, far from 0": lambda rng, d: 1000 + rng.random((20, d)),
+    "zeros": lambda rng, d: np.zeros((2, d)),
+    "negative zeros": lambda rng, d: np.where(rng.random((3, d)) < 0.5, -0.0, 0.0),
+    "constants": lambda rng, d: np.outer([1.1, -3e38, 1e-45, -7e-39, BIG], np.ones(d)),
+    "huge": lambda rng, d: rng.uniform(-3, 3, (50, d)) * 1e38,
+    "the largest": lambda rng, d: rng.choice([BIG, -BIG, 0.99 * BIG, -0.995 * BIG, 1e38], (50, d)),
+    "all sizes": lambda rng, d: rng.standard_normal((50, d)) * 10.0 ** rng.integers(-44, 38, (50, 1)),
+    "tiny": lambda rng, d: rng.standard_normal((50, d)) * 10.0 ** rng.integers(-44, -36, (50, 1)),
+    "subnormal steps": lambda rng, d: rng.integers(-400, 400, (99, d)) * 2.0**-149,
+    "few subnormals": lambda rng, d: rng.integers(0, 30, (99, d)) * 2.0**-149 + 2.0**-130,
+    "an outlier": lambda rng, d: np.where(np.arange(d) == d // 2, 1e30, rng.standard_normal((9, d))),
+    "two values": lambda rng, d: rng.choice([-1.5, 2.25], (9, d)),
+    "neighbours": lambda rng, d: (np.float32(1) + rng.integers(0, 9, (20, d)) * np.float32(2.0**-23)),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+@every_int
+def test_quantiser(storage, case, rng):
+    """Each element is wrong by half a step at most, and by what float32 rounds away."""
+    for d in DIMS:
+        with np.errstate(over="ignore"):
+            values = ROWS[case](rng, d).astype(np.float32)
+        values = values[np.isfinite(values).all(1)]
+        table = ops.zeros(values.shape, storage)
+        ops.encode(table, values)
+        found = ops.decode(ops.rows_of(table, dim=d))
+        assert same_floats(found, decoded_codes(table, storage, d))
+        assert np.isfinite(found).all()
+        exact = values.astype(np.float64)
+        size = np.abs(exact).max(1)
+        scale = table["scale"].astype(np.float64)
+        rounding = 3 * np.maximum(size * 2.0**-23, 2.0**-149)
+        assert (np.abs(found - exact).max(1) <= scale / 2 + rounding).all(), d
+        # The scale is no larger than the range needs, but for the row that would overflow, which has a code less.
+        way = exact.max(1) - exact.min(1)
+        codes = 2 ** INTS[storage]
+        wanted = way / (codes - 1)
+        wanted = np.where(wanted * codes / 2 > 3.4e38, way / (codes - 2), wanted)
+        assert (scale <= wanted * (1 + 1e-6) + 2.0**-149).all(), d
+        assert (table[storage].view(np.uint8).reshape(len(table), -1)[:, (d * INTS[storage] + 7) // 8 :] == 0).all()
+        constant = way == 0
+        assert np.array_equal(found[constant], values[constant])
+
+
+@every_int
+def test_layout(storage):
+    """Codes as dtypes.py documents them, written by hand; odd dimensions too."""
+    for d in (1, 2, 3, 5, 16, 33):
+        table = ops.zeros((3, d), storage)
+        assert table.dtype.itemsize % 4 == 0
+        assert table.dtype.itemsize - 8 - (d * INTS[storage] + 7) // 8 < 4
+        table["scale"], table["offset"] = [0.5, 2.0, 0.0], [1.0, -3.0, 7.0]
+        codes = np.arange(3 * d).reshape(3, d) % 2 ** INTS[storage]  # as unsigned numbers
+        octets = table[storage].view(np.uint8)
+        for (row, column), code in np.ndenumerate(codes):
+            per_byte = 8 // INTS[storage]
+            octets[row, column // per_byte] |= code << column % per_byte * INTS[storage]
+        signed = codes - (codes >= 2 ** (INTS[storage] - 1)) * 2 ** INTS[storage]
+        wanted = table["scale"][:, None] * signed + table["offset"][:, None]
+        rows = ops.rows_of(table, dim=d)
+        assert np.array_equal(ops.decode(rows), wanted)
+        assert np.array_equal(Table.wrap(table, dim=d)[[2, 0, 1]], wanted[[2, 0, 1]])
+
+
+@pytest.mark.parametrize("storage", [*HALVES, *INTS])
+def test_look_ups_are_those_of_the_decoded_table(storage, rng):
+    """gather, pool, the gradient of weights and the place of a maximum, to the bit."""
+    for d in DIMS:
+        table = ops.zeros((50, d), storage)
+        ops.encode(table, ref.random_table(rng, 50, d))
+        rows = ops.rows_of(table, dim=d)
+        plain = np.array(ops.decode(rows))
+        ids, splits, weights = ref.random_ids(rng, 700, 50), ref.random_splits(rng, 700, 40), rng.uniform(-1, 2, 700)
+        upstream = rng.standard_normal((40, d))
+        assert np.array_equal(ops.gather(rows, ids), plain[ids])
+        for combiner in ops.COMBINERS:
+            for w, padding_idx in ((None, None), (weights, None), (weights, 2)):
+                given = ids, splits, w, combiner
+                found = ops.pool(rows, *given, padding_idx=padding_idx)
+                assert np.array_equal(found, ops.pool(plain, *given, padding_idx=padding_idx)), (d, combiner)
+                wanted = ref.pool(plain, *given, padding_idx)
+                np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+                if w is not None:
+                    both = [ops.weights_gradient(x, *given, upstream, padding_idx) for x in (rows, plain)]
+                    assert np.array_equal(*both), (d, combiner)
+                if combiner == "max":
+                    assert np.array_equal(*[ops.argmax(x, ids, splits, w, padding_idx) for x in (rows, plain)])
+
+
+@pytest.mark.parametrize("storage", [*HALVES, *INTS])
+def test_sums_and_blocks(storage, rng, monkeypatch):
+    """What goes over a table in blocks gives what it gives in one."""
+    values = ref.random_table(rng, 37, 5)
+    table = ops.zeros((37, 5), storage)
+    ops.encode(table, values)
+    rows = ops.rows_of(table, dim=5)
+    plain = np.array(ops.decode(rows))
+    monkeypatch.setattr(ops, "_LARGE", 10)  # blocks of 8 rows
+    assert len(ops.blocks(rows)) == 5
+    np.testing.assert_allclose(ops.sums(rows), [np.abs(plain).sum(), (plain.astype(np.float64) ** 2).sum()], rtol=1e-6)
+    assert np.array_equal(ops.decode(rows, slice(3, 11)), plain[3:11])
+    assert ops.decode(rows, slice(5, 5)).shape == (0, 5)
+    ops.change(rows, lambda values_vd, first: np.copyto(values_vd, values[first : first + len(values_vd)]))
+    assert np.array_equal(ops.decode(rows), plain)
+
+
+@every_int
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_what_is_not_finite_has_no_codes(storage, bad, rng, monkeypatch):
+    """The row is named, and nothing is written: not even rows before it, in an earlier block."""
+    monkeypatch.setattr(ops, "_LARGE", 10)
+    values = ref.random_table(rng, 40, 5).astype(np.float64)
+    layer = Embedding(40, 5, weights=values)
+    table = Table((40, 5), storage)
+    table.assign(values)
+    before, values[33, 2] = table.numpy().tobytes(), bad
+    with pytest.raises(ValueError, match=rf"rows must be finite to be {storage}.*row 33"):
+        table.assign(values)
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match="row 33"):
+        ops.encode(table.rows, values.astype(np.float32))
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match="row 35"):
+        ops.encode(table.rows, values[3:].astype(np.float32)[:-3], first_row=5)
+    assert table.numpy().tobytes() == before
+    if np.isfinite(bad):
+        return
+    layer.set_weights([values])
+    table = layer.embeddings
+    with pytest.raises(ValueError, match="row 33"):
+        layer.quantize(storage)
+    assert (layer.dtype, layer.dtype_policy, layer.embeddings) == ("float32", "float32", table)
+    assert np.array_equal(table, values.astype(np.float32), equal_nan=True)
