@@ -1138,6 +1138,11 @@ cdef void encode(const Update *u, char **rows, char **states, const int64_t *num
         u.coded_state.encode(<void **>states, numbers, n, u.state_width, u.d, state, u.state_width, &rounding)
 
 
+cdef inline uint64_t last_rounding(const Update *u) noexcept nogil:
+    """How rows that catch up, no more, are rounded: as in the last step that is done."""
+    return u.rounding.step - ROUNDINGS
+
+
 cdef void round_row(const Update *u, int64_t number, uint64_t step, float *row, float *state) noexcept nogil:
     """A row and its state become what the table holds after a step."""
     cdef char *rows[1 + FE_AHEAD_STEP]
@@ -1277,7 +1282,8 @@ cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float 
         states = decoded_states
     step_rows(u, rows, states, block.numbers + at, n, grads, scratch, sums)
     if u.coded != NULL or u.coded_state != NULL:
-        encode(u, block.rows + at, block.states + at, block.numbers + at, n, u.rounding.step, row, state)
+        encode(u, block.rows + at, block.states + at, block.numbers + at, n,
+               u.rounding.step if u.step != NULL else last_rounding(u), row, state)
 
 
 cdef inline void step_rows(Update *u, float **rows, float **states, const int64_t *numbers, int64_t n,
@@ -1446,7 +1452,7 @@ cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil
             u.coded_state.decode(coded_states, 1, u.state_width, state)
         catch_up(u, rows.numbers[i], one_row, one_state, unread_sums(u, scratch))
         if u.coded != NULL or u.coded_state != NULL:
-            encode(u, rows.rows, rows.states, rows.numbers + i, 1, u.rounding.step - ROUNDINGS, row, state)
+            encode(u, rows.rows, rows.states, rows.numbers + i, 1, last_rounding(u), row, state)
 
 
 cdef void update_range(Update *u, int64_t block, Parts *parts, float *scratch, double *sums) noexcept nogil:

@@ -427,7 +427,8 @@ class Optimizer(serialization.Configurable):
         ]
         results = [None] * len(work)
         for kept, _, _ in work:
-            kept.rounding = self.rounding_of(kept, t)
+            kept.rounded += 1
+            kept.rounding = self.rounding_of(kept)
         for turn in range(max([kept.num_passes for kept, _, _ in work], default=0)):
             these = [i for i, (kept, _, _) in enumerate(work) if turn < kept.num_passes]
             updates = []
@@ -453,11 +454,11 @@ class Optimizer(serialization.Configurable):
                     kept.project()
                 self.refresh(kept.rows, kept.own)
 
-    def rounding_of(self, kept, t):
-        """How the rows of a variable are rounded in step t; None: to the nearest."""
+    def rounding_of(self, kept):
+        """How the rows of a variable are rounded in its last step; None: to the nearest."""
         if self.rounding == "nearest" or not kept.rounds:
             return None
-        return ops.Rounding(self.rounding_seed + kept.number * _GOLDEN, t)
+        return ops.Rounding(self.rounding_seed + kept.number * _GOLDEN, kept.rounded)
 
     def _update(self, kept, gradient, groups, step, hyper, factor, turn, t, rate):
         """Pass number `turn` over the rows of a variable, for `ops.run`. What comes before the step comes in the first,
