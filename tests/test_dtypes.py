@@ -740,3 +740,446 @@ def test_leaps(case, storage, state_dtype):
         assert np.abs(error).max() < 20 * epsilon + 8 * way  # a momentum near 0 has either sign: Lion
         assert np.abs(error).mean() < 4 * epsilon + way
         assert abs(error.mean()) < 0.7 * epsilon + way / 4
+
+
+# ---- threads, files, copies --------------------------------------------------------------------------------------------
+
+STORAGES = (*HALVES, *INTS)
+every_storage = pytest.mark.parametrize("storage", STORAGES)
+
+
+def a_layer(storage, rng, v=V, d=5, **more):
+    """A layer of any storage dtype."""
+    layer = Embedding(v, d, weights=ref.random_table(rng, v, d), dtype=storage if storage in HALVES else None, **more)
+    if storage in INTS:
+        layer.quantize(storage)
+    return layer
+
+
+@pytest.mark.parametrize("case", ["sgd", "adam of Keras", "rowwise", "lamb of Keras", "adafactor", "ftrl"])
+@every_half
+def test_threads_train_alike(storage, case, threads):
+    """Rounded by the number of the row, not by who writes it. Large enough for several threads."""
+    found, v, d = [], 6000, 33
+    for number in (1, 2, 7):
+        threads(number)
+        rng = np.random.default_rng(9)
+        table = Table((v, d), storage)
+        table.assign(ref.random_table(rng, v, d))
+        optimizer = made(case, state_dtype="bfloat16", untouched="dense" if case == "adafactor" else "skip")
+        for _ in range(3):
+            ids = ref.random_ids(rng, 9000, v)
+            gradient = rng.standard_normal((9000, d)).astype(np.float32)
+            optimizer.apply([IndexedSlices(gradient, ids, (v, d))], [table])
+        found.append((table.numpy().tobytes(), [state.tobytes() for state in optimizer.variables]))
+    assert found[0] == found[1] == found[2]
+
+
+@every_storage
+def test_threads_encode_alike(storage, threads, rng):
+    values, found = ref.random_table(rng, 6001, 65), []
+    for number in (1, 2, 7):
+        threads(number)
+        table = ops.zeros(values.shape, storage)
+        ops.encode(table, values, rounding=STOCHASTIC)
+        rows = ops.rows_of(table, dim=65)
+        found.append((table.tobytes(), ops.decode(rows).tobytes(), ops.gather(rows, np.arange(6001)).tobytes()))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("mmap_mode", [None, "r", "r+", "c"])
+@every_storage
+def test_saved(storage, mmap_mode, tmp_path, rng):
+    """And trained on in the file, or not at all."""
+    for cls, d in ((Embedding, 5), (EmbeddingBag, 16)):
+        layer, path = a_layer(storage, rng, d=d), tmp_path / f"{cls.__name__}"
+        layer.save(path)
+        for _ in range(2):
+            layer.save(path)
+        again = fastembed.load(path, mmap_mode=mmap_mode)
+        assert type(again) is Embedding
+        assert (again.dtype, again.dtype_policy) == (storage, layer.dtype_policy)
+        assert again.embeddings.shape == (V, d)
+        assert again.embeddings.memory.tobytes() == layer.embeddings.memory.tobytes()
+        assert isinstance(again.embeddings.memory, np.memmap) == (mmap_mode is not None)
+        assert np.array_equal(again([[3, 1], [V - 1, 3]]), layer([[3, 1], [V - 1, 3]]))
+        # What NumPy sees in the file.
+        stored = np.load(path / "embeddings.npy")
+        assert stored.dtype == (np.uint16 if storage == "bfloat16" else layer.embeddings.dtype)
+        trains = storage in HALVES and mmap_mode != "r"
+        assert again.embeddings.trainable == (storage in HALVES)
+        if not trains:
+            with pytest.raises((TypeError, ValueError), match="writeable|for look-ups|trainable"):
+                optimizers.SGD().apply([again.gradient([1], np.ones((1, d)))], [again.embeddings])
+            continue
+        optimizers.SGD(1.0).apply([again.gradient([1], np.ones((1, d)))], [again.embeddings])
+        assert np.array_equal(again([1]) - layer([1]) < -0.9, np.ones((1, d), bool))
+        seen = fastembed.load(path)([1])
+        assert np.array_equal(seen, again([1])) == (mmap_mode == "r+")
+        if mmap_mode == "r+":
+            with pytest.raises(ValueError, match="must not be where the table is trained"):
+                again.save(path)
+
+
+@every_storage
+def test_copied(storage, rng):
+    for d in (1, 5, 16):
+        layer = a_layer(storage, rng, d=d)
+        wanted = layer(np.arange(V))
+        table = layer.embeddings
+        for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+            assert (other.dtype, other.embeddings.shape) == (storage, (V, d))
+            assert np.array_equal(other(np.arange(V)), wanted)
+            assert not np.shares_memory(other.embeddings.memory, table.memory)
+        for other in (pickle.loads(pickle.dumps(table)), copy.deepcopy(table)):
+            assert (other.storage, other.shape, len(other)) == (storage, (V, d), V)
+            assert np.array_equal(other[np.arange(V)], wanted)
+
+
+@every_rounding
+def test_copied_in_training(storage, state_dtype, rounding, rng):
+    """A pickle, and a deep copy, go on with the same bits; those of another seed do not."""
+    optimizer = optimizers.Adam(0.01, state_dtype=state_dtype, rounding=rounding, untouched="catch_up")
+    other_seed = optimizers.Adam(0.01, state_dtype=state_dtype, rounding=rounding, untouched="catch_up", rounding_seed=1)
+    tables = [Table((V, D), storage) for _ in range(2)]
+    for table in tables:
+        table.assign(ref.random_table(np.random.default_rng(1), V, D))
+    made_of = gradients(rng, "row-sparse")
+    for _ in range(3):
+        gradient = next(made_of)
+        optimizer.apply([gradient], [tables[0]])
+        other_seed.apply([gradient], [tables[1]])
+    assert (tables[0].numpy().tobytes() == tables[1].numpy().tobytes()) == (rounding == "nearest")
+    pairs = [(optimizer, tables[0])]
+    pairs += [pickle.loads(pickle.dumps(pairs[0])), copy.deepcopy(pairs[0])]
+    for _ in range(3):
+        gradient = next(made_of)
+        for one, table in pairs:
+            one.apply([gradient], [table])
+    found = [(table.numpy().tobytes(), *[state.tobytes() for state in one.variables]) for one, table in pairs]
+    assert found[0] == found[1] == found[2]
+
+
+@every_storage
+def test_a_table_in_a_file(storage, tmp_path, rng):
+    path, values = tmp_path / "table.npy", ref.random_table(rng, V, 5)
+    table = Table((V, 5), storage, path)
+    assert (table[np.arange(V)] == 0).all()
+    table.assign(values)
+    wanted = table[np.arange(V)]
+    del table
+    again = Table((V, 5), storage, path)
+    assert np.array_equal(again[np.arange(V)], wanted)
+    assert np.load(path).shape == (V, 5) if storage in HALVES else (V,)
+    for other in {"float32", *STORAGES} - {storage}:
+        with pytest.raises(ValueError, match="`path` must hold"):
+            Table((V, 5), other, path)
+    with pytest.raises(ValueError, match="`path` must hold"):
+        Table((V, 9), storage, path)
+    if storage in HALVES:
+        layer = Embedding(V, 5, dtype=storage, path=tmp_path / "layer.npy", weights=values)
+        assert np.array_equal(layer(np.arange(V)), wanted)
+        optimizers.SGD(1.0).apply([layer.gradient([3], np.ones((1, 5)))], [layer.embeddings])
+        after = layer(np.arange(V))
+        assert not np.array_equal(after, wanted)
+        assert np.array_equal(Embedding(V, 5, dtype=storage, path=tmp_path / "layer.npy")(np.arange(V)), after)
+        assert sorted(os.listdir(tmp_path)) == ["layer.npy", "table.npy"]
+
+
+# ---- numbers in and out ------------------------------------------------------------------------------------------------
+
+
+@every_storage
+def test_weights_round_trip(storage, rng):
+    """What get_weights and numpy() give is taken back as it is."""
+    for d in (5, 16):
+        layer, other = a_layer(storage, rng, d=d), a_layer(storage, rng, d=d)
+        before = layer(np.arange(V))
+        assert not np.array_equal(other(np.arange(V)), before)
+        other.set_weights(layer.get_weights())
+        assert np.array_equal(other(np.arange(V)), before)
+        other.embeddings.assign(np.zeros((V, d)))
+        other.embeddings.assign(layer.embeddings.numpy())
+        assert np.array_equal(other(np.arange(V)), before)
+        if storage in INTS:
+            with pytest.raises(ValueError, match="must be numbers of shape"):
+                Embedding(V, d).set_weights(layer.get_weights())
+            with pytest.raises(ValueError, match="must be numbers of shape"):
+                a_layer(storage, rng, d=d).set_weights([layer.get_weights()[0][1:]])
+            continue
+        assert np.array_equal(Embedding(V, d, dtype=storage, weights=layer.get_weights())(np.arange(V)), before)
+
+
+def test_uint16_is_bits_of_bfloat16(rng):
+    """With and without ml_dtypes; never taken for numbers."""
+    values = ref.random_table(rng, V, D)
+    bits = nearest(values, "bfloat16")
+    table = Table((V, D), "bfloat16")
+    for array in (bits, np.asfortranarray(bits), bits[::-1][::-1]):
+        table.assign(np.zeros((V, D)))
+        table.assign(array)
+        assert np.array_equal(table.to_float32(), decoded(bits, "bfloat16"))
+    layer = Embedding(V, D, dtype="bfloat16", weights=bits)
+    layer.set_weights([bits])
+    assert np.array_equal(layer.embeddings, decoded(bits, "bfloat16"))
+    assert np.array_equal(ops.gather(bits, [3, 3]), decoded(bits, "bfloat16")[[3, 3]])
+    for storage in ("float32", "float16", *INTS):
+        with pytest.raises(ValueError, match="of uint16 is bits of bfloat16"):
+            Table((V, D), storage).assign(bits)
+    with pytest.raises(ValueError, match="`weights` of uint16 is bits"):
+        Embedding(V, D, weights=bits)
+
+
+@every_storage
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16, np.int64, np.int8, np.uint8, np.uint32])
+def test_assigned(storage, kind, rng):
+    """Numbers of any kind, through float32."""
+    array = np.round(10 * ref.random_table(rng, V, D)).astype(kind)
+    table, wanted = Table((V, D), storage), ops.zeros((V, D), storage)
+    table.assign(array)
+    ops.encode(wanted, array.astype(np.float32))
+    assert table.memory.tobytes() == wanted.tobytes()
+    assert table.to_float32(slice(3, 7)).tobytes() == table[3:7].tobytes() == table[[3, 4, 5, 6]].tobytes()
+
+
+@every_storage
+def test_arrays_of_numbers(storage, rng):
+    """np.asarray gives numbers, never bits or codes."""
+    layer = a_layer(storage, rng)
+    table, wanted = layer.embeddings, layer(np.arange(V))
+    assert np.array_equal(np.asarray(table), wanted)
+    for kind in (np.float32, np.float64):
+        array = np.asarray(table, kind)
+        assert array.dtype == kind
+        assert np.array_equal(array, wanted)
+    assert np.array_equal(np.array(table, copy=True), wanted)
+    assert not np.shares_memory(np.array(table, copy=True), table.memory)
+    assert np.allclose(table, wanted)
+    if table.dtype.kind != "f" and table.dtype.name != "bfloat16":
+        with pytest.raises(ValueError, match="where nothing may be copied"):
+            np.array(table, copy=False)
+    assert repr(table) == f"<Table 'embeddings' shape=({V}, 5) dtype={storage}>"
+
+
+def test_ml_dtypes_arrays(rng):
+    """Arrays of ml_dtypes go in, and come out of tables, where it is installed."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    values = ref.random_table(rng, V, D).astype(bfloat16)
+    layer = Embedding(V, D, dtype="bfloat16", weights=values)
+    assert layer.embeddings.dtype == bfloat16
+    assert layer.get_weights()[0].dtype == bfloat16
+    assert np.array_equal(np.asarray(layer.embeddings), values)
+    layer.set_weights([values[::-1]])
+    assert np.array_equal(layer.embeddings, values[::-1])
+    for storage in ("float32", "float16", *INTS):
+        table, wanted = Table((V, D), storage), Table((V, D), storage)
+        table.assign(values)
+        wanted.assign(values.astype(np.float32))
+        assert table.memory.tobytes() == wanted.memory.tobytes()
+    array = values.copy()
+    optimizers.SGD(0.5, rounding="nearest").apply([np.ones((V, D))], [array])
+    assert np.array_equal(array, (values.astype(np.float32) - 0.5).astype(bfloat16))
+    mixed = Embedding(V, D, dtype="mixed_bfloat16", weights=values)
+    assert mixed([1, 2]).dtype == bfloat16
+
+
+# ---- what is refused, and quantize -------------------------------------------------------------------------------------
+
+
+@every_int
+def test_codes_do_not_train(storage, rng):
+    layer = a_layer(storage, rng)
+    table, before = layer.embeddings, layer.embeddings.memory.tobytes()
+    gradient = IndexedSlices(np.ones((1, 5), np.float32), [3], (V, 5))
+    assert (table.trainable, layer.trainable_weights, layer.non_trainable_weights) == (False, [], [table])
+    layer.trainable = True
+    assert not table.trainable
+    for variable in (table, Table((V, 5), storage), table.memory):
+        for make in (optimizers.SGD, optimizers.Adam):
+            with pytest.raises((TypeError, ValueError), match="trainable=False|for look-ups|must be a writeable"):
+                make().apply([gradient], [variable])
+            with pytest.raises((TypeError, ValueError), match="trainable=False|for look-ups|must be a writeable"):
+                make().build([variable])
+    parts = ops.parts([3], np.ones((1, 5), np.float32))
+    for update in (
+        lambda: ops.update(table.rows, parts, "sgd", {"learning_rate": 1.0}),
+        lambda: ops.update_dense(table.rows, np.ones((V, 5)), "sgd", {"learning_rate": 1.0}),
+    ):
+        with pytest.raises(TypeError, match=rf"`table` must have a dtype that trains.* Received: {storage}, which is for"):
+            update()
+    state = ops.zeros((V, 4), storage)
+    with pytest.raises(TypeError, match="`state` must have a dtype that trains"):
+        ops.update(np.zeros((V, 4), np.float32), ops.parts([3], np.ones((1, 4))), "momentum", {}, state)
+    for call in (lambda: ops.fill(table.memory, "uniform"), lambda: ops.project(table.memory, (0, 0, 0, 0))):
+        with pytest.raises(TypeError, match="`table` must be float32"):
+            call()
+    assert table.memory.tobytes() == before
+
+
+BAD_TABLES = {
+    "float64": np.zeros((4, 2)),
+    "int8": np.zeros((4, 2), np.int8),
+    "swapped": np.zeros((4, 2), ">f2"),
+    "swapped bits": np.zeros((4, 2), ">u2"),
+    "other fields": np.zeros(4, [("scale", "f4"), ("offset", "f4"), ("codes", "i1", (4,))]),
+    "other order": np.zeros(4, [("offset", "f4"), ("scale", "f4"), ("int8", "i1", (4,))]),
+    "no padding": np.zeros(4, [("scale", "f4"), ("offset", "f4"), ("int8", "i1", (5,))]),
+    "unsigned": np.zeros(4, [("scale", "f4"), ("offset", "f4"), ("int8", "u1", (4,))]),
+    "float64 scale": np.zeros(4, [("scale", "f8"), ("offset", "f4"), ("int8", "i1", (4,))]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_wrong_dtypes(case):
+    table = BAD_TABLES[case]
+    for call in (
+        lambda: ops.gather(table, [0]),
+        lambda: ops.update(table, ops.parts([1], np.ones((1, 2), np.float32)), "sgd", {}),
+        lambda: Table.wrap(table),
+    ):
+        with pytest.raises(TypeError, match=r"must have a dtype of \['float32', 'bfloat16', 'float16', 'int8'"):
+            call()
+    with pytest.raises((TypeError, ValueError)):
+        optimizers.SGD().apply([np.ones(table.shape)], [table])
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_wrong_layouts(storage):
+    table = ops.zeros((6, 8), storage)
+    for bad in (table[::2], table[None], table.view(np.uint8)[:-1]):
+        with pytest.raises((TypeError, ValueError), match="C-contiguous matrix|must have a dtype"):
+            ops.gather(bad, [0])
+    table.flags.writeable = False
+    assert np.array_equal(ops.gather(table, [1]), np.zeros((1, 8)))
+    for call in (
+        lambda: ops.encode(table, np.ones((6, 8), np.float32)),
+        lambda: Table.wrap(table).assign(np.ones((6, 8))),
+        lambda: ops.change(table, lambda values_vd, first: None),
+        lambda: ops.update(table, ops.parts([1], np.ones((1, 8), np.float32)), "sgd", {}),
+    ):
+        with pytest.raises((TypeError, ValueError), match="must be writeable|for look-ups"):
+            call()
+    for dtype in ("float8", "int16", "uint16", "float64", 3, None.__class__, np.int8 if storage == "int4" else "bf16"):
+        if dtype is not np.int8:
+            with pytest.raises(TypeError, match="`dtype` must be one of"):
+                Table((3, 2), dtype)
+
+
+@every_int
+def test_quantize(storage, rng):
+    values = ref.random_table(rng, V, 7)
+    layer = Embedding(V, 7, weights=values, padding_idx=3, trainable=True)
+    optimizer = optimizers.Adam(untouched="catch_up")
+    optimizer.apply([layer.gradient([1, 2], np.ones((2, 7)))], [layer.embeddings])
+    optimizer.apply([layer.gradient([5, 3], np.ones((2, 7)))], [layer.embeddings])  # rows 1 and 2 are behind
+    wanted = Table((V, 7), storage)
+    wanted.assign(copy.deepcopy(layer).embeddings.to_float32())
+    for mode in ("int16", "float16", None, 8, "INT8"):
+        with pytest.raises(ValueError, match="`mode` must be one of"):
+            layer.quantize(mode)
+    assert layer.dtype == "float32"
+    assert layer.quantize(storage) is None
+    assert layer.embeddings.memory.tobytes() == wanted.memory.tobytes()
+    assert (layer([3]) == 0).all()
+    assert (layer.dtype, layer.dtype_policy, layer.compute_dtype) == (storage, f"{storage}_from_float32", "float32")
+    assert layer.embeddings.nbytes == V * (8 + {"int8": 8, "int4": 4, "int2": 4}[storage])
+    for mode in INTS:
+        with pytest.raises(ValueError, match="can be quantised once"):
+            layer.quantize(mode)
+    again = Embedding.from_config(json.loads(json.dumps(layer.get_config())))
+    assert again.dtype == storage
+    for half in HALVES:
+        other = Embedding(V, 7, weights=values, dtype=half)
+        rounded = other(np.arange(V))
+        other.quantize(storage)
+        wanted.assign(rounded)
+        assert other.embeddings.memory.tobytes() == wanted.memory.tobytes()
+
+
+@every_int
+def test_quantize_merges_lora(storage, rng):
+    layer = Embedding(V, 8, weights=ref.random_table(rng, V, 8), padding_idx=2)
+    layer.enable_lora(3)
+    a, b = layer.trainable_weights
+    a.assign(np.where(np.arange(V)[:, None] == 2, 0, ref.random_table(rng, V, 3)))
+    b.assign(ref.random_table(rng, 3, 8))
+    merged = layer(np.arange(V))
+    wanted = Table((V, 8), storage)
+    wanted.assign(merged)
+    other = copy.deepcopy(layer)
+    layer.quantize(storage)
+    np.testing.assert_allclose(layer(np.arange(V)), wanted.to_float32(), atol=np.ptp(merged, axis=1).max() * 1e-6)
+    assert (layer([2]) == 0).all()
+    assert (layer.lora_rank, layer.weights) == (None, [layer.embeddings])
+    other.weights[2].assign(np.full((3, 8), np.inf))
+    with pytest.raises(ValueError, match="rows must be finite"):
+        other.quantize(storage)
+    assert (other.dtype, other.lora_rank, len(other.weights)) == ("float32", 3, 3)
+
+
+@every_int
+@pytest.mark.parametrize("d", [5, 8])
+def test_lora_over_codes(storage, d, rng, tmp_path, monkeypatch):
+    """The codes stay as they are, A and B train; merged, the rows are coded again."""
+    monkeypatch.setattr(ops, "_LARGE", 20)  # several blocks
+    layer = a_layer(storage, rng, d=d)
+    codes, before = layer.embeddings.memory.tobytes(), layer(np.arange(V))
+    layer.enable_lora(2)
+    a, b = layer.trainable_weights
+    ids, target = np.arange(V), ref.random_table(rng, V, 2) @ ref.random_table(rng, 2, d)
+    optimizer = optimizers.Adam(0.1)
+    for _ in range(50):
+        pairs = layer.lora_gradients(ids, layer(ids) - before - target)
+        optimizer.apply(pairs, [a, b])
+    assert layer.embeddings.memory.tobytes() == codes
+    merged = layer(ids)
+    assert np.abs(merged - before - target).mean() < 0.5 * np.abs(target).mean()
+    layer.save(tmp_path / "layer")
+    assert np.array_equal(fastembed.load(tmp_path / "layer", mmap_mode="r")(ids), merged)
+    other, wanted = copy.deepcopy(layer), Table((V, d), storage)
+    other.weights[1].numpy()[V - 1] = np.inf
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=f"rows must be finite.* row {V - 1} "):
+        other.merge_lora()
+    assert other.embeddings.memory.tobytes() == codes
+    assert other.lora_rank == 2
+    layer.merge_lora()
+    wanted.assign(merged)
+    np.testing.assert_allclose(layer(ids), wanted.to_float32(), atol=np.ptp(merged, axis=1).max() * 1e-6)
+    assert (layer.embeddings.trainable, layer.dtype) == (False, storage)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_quantize(run_python):
+    """Of a table of 200 MB: the codes and a block beside it."""
+    program = """
+        import pathlib
+        import sys
+        from fastembed import Embedding
+
+        def peak():
+            lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+        Embedding(3, 64).quantize(sys.argv[1])
+        layer = Embedding(800_000, 64, "ones")
+        layer.build()
+        before = peak()
+        layer.quantize(sys.argv[1])
+        print(peak() - before, layer.embeddings.nbytes)
+    """
+    for storage in ("int8", "int2"):
+        more, codes = map(int, run_python(program, storage).split())
+        assert codes == 800_000 * {"int8": 72, "int2": 24}[storage]
+        assert codes // 2 < more < codes + (64 << 20)
+
+
+@every_storage
+def test_bags_and_ragged(storage, rng):
+    """Whole layers: the same answers as a float32 layer with the decoded rows."""
+    bag = EmbeddingBag(V, 5, "mean", weights=ref.random_table(rng, V, 5), dtype=storage if storage in HALVES else None)
+    if storage in INTS:
+        bag.quantize(storage)
+    plain = EmbeddingBag(V, 5, "mean", weights=bag.embeddings.to_float32())
+    ids = Ragged.from_lists([[3, 1], [], [5, 5, 9]])
+    assert np.array_equal(bag(ids), plain(ids))
+    assert bag(ids).dtype == np.float32
