@@ -270,15 +270,20 @@ class Table:
         return f"<Table {self.name!r} shape={self.shape} dtype={self.storage}>"
 
     def __getstate__(self):
-        # An optimizer that is copied too becomes the creditor again.
-        state = {**self.__dict__, "debt": None, "_array": self.numpy(), "_rows": None, "_dim": self.shape[1]}
-        if isinstance(self._array, np.memmap):  # a copy lives in memory: two writers of one file lose data
-            state.update(_array=np.array(self._array), path=None)
+        # Rows as bytes: a structured array is copied without what pads its rows, and bfloat16 has two dtypes. An optimizer
+        # that is copied too becomes the creditor again.
+        self.current(None)
+        octets_vb, in_file = self._rows.octets_vb, isinstance(self._array, np.memmap)
+        state = {**self.__dict__, "debt": None, "_array": octets_vb, "_rows": (self.storage, self.shape[1])}
+        if in_file:  # a copy lives in memory: two writers of one file lose data
+            state.update(_array=np.array(octets_vb), path=None)
         return state
 
     def __setstate__(self, state):
-        dim = state.pop("_dim")
         self.__dict__.update(state)
+        (storage, dim), octets_vb = self._rows, self._array
+        array = octets_vb.view(dtypes.of_rows(storage, dim))
+        self._array = array if storage in dtypes.PLAIN else array.reshape(-1)
         self._rows = ops.rows_of(self._array, dim=dim)
 
 
