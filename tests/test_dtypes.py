@@ -261,6 +261,16 @@ def test_choices_are_independent(storage):
     assert chi_square(quarters(storage, rows, columns, exponent=3), base) > 1e5  # the same choices
 
 
+def test_choices_of_the_state_are_its_own():
+    """Not those of the table's columns, nor of columns behind them."""
+    values = np.full((1024, 128), 1 + 2.0**-8, np.float32)
+    table, state = encoded(values, "bfloat16", STOCHASTIC), rounded_state(values, STOCHASTIC)
+    ups = [(bits != 0x3F80).astype(int) * 2 - 1 for bits in (table, state)]
+    for one, two in [ups, (ups[0][:, 64:], ups[1][:, :64]), (ups[1][:, 16:], ups[1][:, :-16]), (ups[1][1:], ups[1][:-1])]:
+        assert abs((one * two).sum()) < 4.5 * math.sqrt(one.size)
+        assert abs(two.sum()) < 4.5 * math.sqrt(one.size)
+
+
 @every_half
 def test_rows_are_numbered_from_the_first(storage):
     values = np.full((40, 9), 1.001, np.float32)
@@ -399,7 +409,8 @@ def test_layout(storage):
 
 @pytest.mark.parametrize("storage", [*HALVES, *INTS])
 def test_look_ups_are_those_of_the_decoded_table(storage, rng):
-    """gather, pool, the gradient of weights and the place of a maximum, to the bit."""
+    """gather, pool, the gradient of weights and the place of a maximum, to the bit; but sums of codes and of offsets are
+    taken apart."""
     for d in DIMS:
         table = ops.zeros((50, d), storage)
         ops.encode(table, ref.random_table(rng, 50, d))
@@ -412,9 +423,10 @@ def test_look_ups_are_those_of_the_decoded_table(storage, rng):
             for w, padding_idx in ((None, None), (weights, None), (weights, 2)):
                 given = ids, splits, w, combiner
                 found = ops.pool(rows, *given, padding_idx=padding_idx)
-                assert np.array_equal(found, ops.pool(plain, *given, padding_idx=padding_idx)), (d, combiner)
+                if storage in HALVES or combiner == "max":
+                    assert np.array_equal(found, ops.pool(plain, *given, padding_idx=padding_idx)), (d, combiner)
                 wanted = ref.pool(plain, *given, padding_idx)
-                np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+                np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(plain).max())
                 if w is not None:
                     both = [ops.weights_gradient(x, *given, upstream, padding_idx) for x in (rows, plain)]
                     assert np.array_equal(*both), (d, combiner)
@@ -505,11 +517,17 @@ def gradients(rng, kind):
             yield IndexedSlices(rng.standard_normal((30, D)), ids, (V, D))
 
 
-def rounded_as(storage, values, rounding, first_column, step):
-    """Bits of halves for a step of the optimizers here; the state has the columns behind those of the table."""
-    padded = np.concatenate([np.zeros((len(values), first_column), np.float32), values], axis=1)
-    how = ops.Rounding(77, step) if rounding == "stochastic" else None
-    return encoded(padded, storage, how)[:, first_column:]
+def rounded_as(storage, values, rounding, step):
+    """The bits of a table after a step of the optimizers here."""
+    return encoded(values, storage, ops.Rounding(77, step) if rounding == "stochastic" else None)
+
+
+def rounded_state(values, rounding):
+    """The bits of a bfloat16 state, which has choices of its own: of a momentum that is the gradient."""
+    table, state = np.zeros_like(values), ops.zeros(values.shape, "bfloat16")
+    ops.update_dense(table, values, "momentum", {"learning_rate": -1.0}, state, rounding=rounding)
+    assert np.array_equal(table, values)
+    return state.view(np.uint16)
 
 
 def check_twins(case, storage, state_dtype, rounding, more, rng, kind="row-sparse", prepare=lambda table: None, **table):
@@ -525,7 +543,7 @@ def check_twins(case, storage, state_dtype, rounding, more, rng, kind="row-spars
             again.apply([gradient], [plain])
         values, found = plain.numpy(), half.memory.view(np.uint16)
         if not several or rounding == "nearest" and state_dtype == "float32":
-            assert np.array_equal(found, rounded_as(storage, values, rounding, 0, step)), step
+            assert np.array_equal(found, rounded_as(storage, values, rounding, step)), step
         elif state_dtype == "float32":
             size = found & np.uint16(0x7FFF)
             down, up = neighbours(values, storage)
@@ -538,7 +556,8 @@ def check_twins(case, storage, state_dtype, rounding, more, rng, kind="row-spars
             if state_dtype == "float32":
                 assert np.array_equal(state, wanted)
             else:
-                assert np.array_equal(state.view(np.uint16), rounded_as("bfloat16", wanted, rounding, D, step)), step
+                how = ops.Rounding(77, step) if rounding == "stochastic" else None
+                assert np.array_equal(decoded(state.view(np.uint16), "bfloat16"), decoded(rounded_state(wanted, how), "bfloat16"))
     return optimizer, half
 
 
@@ -1182,5 +1201,6 @@ def test_bags_and_ragged(storage, rng):
         bag.quantize(storage)
     plain = EmbeddingBag(V, 5, "mean", weights=bag.embeddings.to_float32())
     ids = Ragged.from_lists([[3, 1], [], [5, 5, 9]])
-    assert np.array_equal(bag(ids), plain(ids))
+    np.testing.assert_allclose(bag(ids), plain(ids), rtol=1e-6, atol=1e-6)
+    assert np.array_equal(bag(np.arange(V)[:, None]), plain(np.arange(V)[:, None]))
     assert bag(ids).dtype == np.float32
