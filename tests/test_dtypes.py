@@ -684,6 +684,30 @@ def test_against_float64(case, storage, state_dtype, rounding, rng):
     assert abs(error.mean()) < 0.25 * epsilon + (0.002 * way if state_dtype == "bfloat16" else 0)
 
 
+@pytest.mark.parametrize("untouched", ["skip", "dense", "catch_up"])
+@every_rounding
+def test_sums_of_adafactor(storage, state_dtype, rounding, untouched, rng, monkeypatch):
+    """They are kept from step to step, and rounding may not carry them away: gradients fall to a hundredth."""
+    monkeypatch.setattr(optimizers.adafactor, "_ROWS_SUMMED", 64)
+    table, shape = Table((30, 8), storage), (30, 8)
+    table.assign(ref.random_table(rng, *shape))
+    how = {"state_dtype": state_dtype, "rounding": rounding, "untouched": untouched, "weight_decay": 0.1}
+    optimizer, plain = optimizers.Adafactor(1e-3, **how), optimizers.Adafactor(1e-3, untouched=untouched, weight_decay=0.1)
+    other = table.to_float32().copy()
+    for step in range(640):
+        values = rng.standard_normal((30, 8)) * (1 if step < 300 else 0.01)
+        for one, variable in ((optimizer, table), (plain, other)):
+            one.apply([IndexedSlices(values, np.arange(30), shape)], [variable])
+    own, wanted = optimizer._known(table).own, plain._known(other).own
+    assert own["w_squares"] == pytest.approx(ops.sums(table.rows)[1], rel=1e-5)
+    r_sum = ops.sums(ops.rows_of(optimizer._known(table).state_vs))[0]
+    # The nearest bfloat16 of a mean that moves by less than half the way to the next is the one before.
+    coded = state_dtype == "bfloat16"
+    near = 1e-5 if not coded else 0.3 if rounding == "nearest" else 0.03
+    assert r_sum == pytest.approx(wanted["r_sum"], rel=near)
+    assert own["r_sum"] == pytest.approx(r_sum, rel=near if untouched == "catch_up" else 1e-5)
+
+
 # ---- rows that catch up ------------------------------------------------------------------------------------------------
 
 REPLAYS = {

@@ -146,8 +146,11 @@ class Optimizer(serialization.Configurable):
         """How many passes over the rows a step takes, for a variable of so many dimensions."""
         return 1
 
-    def refresh(self, rows, own):
+    def refresh(self, kept):
         """The rows were changed by something else than passes(): brings what begin() made up to date."""
+
+    def settle(self, kept):
+        """After a step whose rows or states were rounded, which passes() does not see: keeps what begin() made right."""
 
     def passes(self, t, rate, own, all_rows):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
@@ -240,7 +243,7 @@ class Optimizer(serialization.Configurable):
             kept = self._known(variable)
             with self.held([variable]):
                 kept.overwrite(kept.average_rows(self.calls, self.ema_momentum))
-                self.refresh(kept.rows, kept.own)
+                self.refresh(kept)
 
     def catch_up(self, variable=None):
         """All rows of a variable (None: of all) take the steps that they have missed; nothing to do unless
@@ -405,7 +408,7 @@ class Optimizer(serialization.Configurable):
             if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
                 for kept in self._variables.values():
                     kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
-                    self.refresh(kept.rows, kept.own)
+                    self.refresh(kept)
             self.calls += 1
             return None
 
@@ -449,10 +452,12 @@ class Optimizer(serialization.Configurable):
                     kept.pay(None)
                     kept.forget(None)  # frozen rows do not pay
                     kept.history.forget()
+            if kept.rounds:
+                self.settle(kept)
             if kept.constraint is not None:
                 if kept.row_constraint is None:
                     kept.project()
-                self.refresh(kept.rows, kept.own)
+                self.refresh(kept)
 
     def rounding_of(self, kept):
         """How the rows of a variable are rounded in its last step; None: to the nearest."""
