@@ -202,6 +202,14 @@ def test_halves_with_more_go_on(arguments, storage, path, tmp_path):
     goes_on(make, path, 5, 6)
 
 
+def test_halves_with_a_dynamic_loss_scale_go_on(path):
+    def make():
+        inner = optimizers.Adam(0.05, untouched="catch_up", state_dtype="bfloat16", rounding_seed=9)
+        return Model(optimizers.LossScaleOptimizer(inner, initial_scale=64.0, dynamic_growth_steps=4), "float16")
+
+    goes_on(make, path)
+
+
 def test_what_stands_in_the_files_of_halves(path):
     model = Model(optimizers.Adam(0.05, state_dtype="bfloat16"), "bfloat16").train(0, 1, 2)
     model.checkpoint.save(path)

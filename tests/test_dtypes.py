@@ -664,6 +664,33 @@ def test_averages(storage, untouched, rng):
 
 
 @every_rounding
+@pytest.mark.parametrize("shape", [(7,), (30, 9), (2, 3, 4), (0,), (0, 3), (3, 0)], ids=str)
+def test_plain_arrays(shape, storage, state_dtype, rounding, rng):
+    """Of any rank; a row is the last axis, and the memory stays. As a table does, where they are matrices."""
+    matrix = (math.prod(shape[:-1]), shape[-1])
+    bits = nearest(ref.random_table(rng, *matrix), storage)
+    array, table = table_of(bits, storage).reshape(shape), table_of(bits, storage)
+    how = {"state_dtype": state_dtype, "rounding": rounding}
+    for _ in range(3):
+        pair = [(array, optimizers.Adam(0.05, **how)), (table, optimizers.Adam(0.05, **how))]
+        gradient = rng.standard_normal(shape)
+        for variable, optimizer in pair:
+            optimizer.apply([gradient.reshape(variable.shape)], [variable])
+    assert np.array_equal(array.view(np.uint16).reshape(matrix), table.view(np.uint16))
+    assert np.array_equal(table.view(np.uint16), bits) == (0 in shape)
+
+
+def test_variables_round_in_their_own_ways(rng):
+    """Two of one shape with one gradient."""
+    arrays = [ops.zeros((20, 30), "float16") for _ in range(2)]
+    gradient = np.full((20, 30), -(2.0**-25))
+    optimizers.SGD(1.0).apply([gradient, gradient], arrays)
+    ups = [(array.view(np.uint16) != 0).ravel() for array in arrays]
+    assert 0.4 < np.mean(ups) < 0.6
+    assert abs(np.corrcoef(ups)[0, 1]) < 0.15
+
+
+@every_rounding
 @pytest.mark.parametrize("case", CASES)
 def test_against_float64(case, storage, state_dtype, rounding, rng):
     """Five steps stay with those in float64, as far as halves do: no step is lost, doubled or biased."""

@@ -230,7 +230,8 @@ class Optimizer(serialization.Configurable):
         return {**parts, "average": self.average(variable)} if self.use_ema else parts
 
     def average(self, variable):
-        """The running average of a variable (`use_ema`): float32 in its shape, up to date, the memory itself."""
+        """The running average of a variable (`use_ema`): float32 in its shape, up to date, the memory itself; of halves, as
+        steps made them, before they were rounded."""
         if not self.use_ema:
             raise ValueError("`average` needs use_ema=True. Received: use_ema=False")
         kept = self._known(variable)
