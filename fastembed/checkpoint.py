@@ -1,11 +1,11 @@
 """Checkpoint: a training on disk, with all that it needs to go on as if it had never stopped.
 
-May import: saving, table, optimizers.base, dtypes, _version. Do not break: training that goes on from a checkpoint gives
-the bits of training that never stopped. So nothing is rounded, and no row catches up on the way: a table is written as
-it lies in memory, beside the steps that its rows have not taken yet.
+May import: saving, table, optimizers.base, dtypes, _version. Do not break: training that goes on from a checkpoint
+gives the bits of training that never stopped. So nothing is rounded, and no row catches up on the way: a table is
+written as it lies in memory, beside the steps that its rows have not taken yet.
 
-The directory has checkpoint.json, and an array for each file NUMBER.WHAT.npy (bfloat16 as uint16, of int8, int4 and int2
-the structured array): NUMBER is the variable's place in
+The directory has checkpoint.json, and an array for each file NUMBER.WHAT.npy (bfloat16 as uint16, of int8, int4 and
+int2 the structured array): NUMBER is the variable's place in
 checkpoint.json, WHAT is "weights", "scales" (Table.row_scales), or a name of what the optimizer keeps (`Kept`).
 """
 
@@ -312,8 +312,8 @@ def _check_array(name, what, saved, array):
     same = _dtype_name(saved) == _dtype_name(array) and (array.dtype.names is None or saved.dtype == array.dtype)
     if saved.shape != array.shape or not same:
         raise ValueError(
-            f"{what!r} of {name} must be {_dtype_name(array)} of shape {array.shape}. Received: {_dtype_name(saved)} of "
-            f"shape {saved.shape}"
+            f"{what!r} of {name} must be {_dtype_name(array)} of shape {array.shape}. Received: {_dtype_name(saved)} "
+            f"of shape {saved.shape}"
         )
 
 

@@ -968,8 +968,8 @@ def encode(table, values, first_row=0, rounding=None):
 def check_codes(table, values, first_row=0):
     """Raises the ValueError of encode() for rows that are not finite."""
     if table.storage in dtypes.QUANTISED and not _core.finite(values.reshape(-1), threads_for(values.nbytes)):
-        row = int(np.argmin(np.isfinite(values).all(1)))
-        raise ValueError(f"rows must be finite to be {table.storage}. Received: row {first_row + row} with NaN or infinity")
+        row = first_row + int(np.argmin(np.isfinite(values).all(1)))
+        raise ValueError(f"rows must be finite to be {table.storage}. Received: row {row} with NaN or infinity")
 
 
 def blocks(table):

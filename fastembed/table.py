@@ -18,8 +18,8 @@ class Table:
 
     Args:
         shape: (rows, dim), both positive ints.
-        dtype: the storage dtype: "float32"; "bfloat16" or "float16", of half the size; or "int8", "int4", "int2", which are
-            for look-ups alone (`Embedding.quantize` makes them).
+        dtype: the storage dtype: "float32"; "bfloat16" or "float16", of half the size; or "int8", "int4", "int2", which
+            are for look-ups alone (`Embedding.quantize` makes them).
         path: None for memory; or a .npy file that is made if it is missing, and opened for training if it is there.
         name: str.
         trainable: False makes every update of the table a ValueError.
@@ -116,8 +116,8 @@ class Table:
         return self._rows
 
     def numpy(self):
-        """Returns the table's own memory: an array (rows, dim), or (rows,) of int8, int4, int2; writing to it writes to the
-        table. All rows are up to date at this moment."""
+        """Returns the table's own memory: an array (rows, dim), or (rows,) of int8, int4, int2; writing to it writes to
+        the table. All rows are up to date at this moment."""
         self.current(None)
         return self._array
 
@@ -126,7 +126,7 @@ class Table:
         return ops.decode(self.current(None), rows)
 
     def current(self, ids_n, *bags):
-        """Returns the table as `ops.Rows`; the rows of flat int32 or int64 ids (None: all) are up to date at this moment.
+        """Returns the table as `ops.Rows`; rows of flat int32 or int64 ids (None: all) are up to date at this moment.
 
         bags: row splits, combiner and padding id, as the gradient will have them: then it is not grouped again.
         """
@@ -186,8 +186,8 @@ class Table:
             self.row_scales[rows_n] = scales_n
 
     def assign(self, array):
-        """Copies an array of the same shape into the table; a constraint is then enforced. uint16 is bits of bfloat16; what
-        `numpy()` of a table of the same codes gives is copied as it is."""
+        """Copies an array of the same shape into the table; a constraint is then enforced. uint16 is bits of bfloat16;
+        what `numpy()` of a table of the same codes gives is copied as it is."""
         array = np.asarray(array)
         self.check_numbers(array, "array")
         rows = ops.rows_of(self._rows, writeable=True)
@@ -212,8 +212,8 @@ class Table:
             )
         if array.dtype == np.uint16 and self.storage != "bfloat16":
             raise ValueError(
-                f"`{name}` of uint16 is bits of bfloat16, and must be for a table of bfloat16; `Table.to_float32` gives "
-                f"numbers. Received: {name} for a table of {self.storage}"
+                f"`{name}` of uint16 is bits of bfloat16, and must be for a table of bfloat16; `Table.to_float32` "
+                f"gives numbers. Received: {name} for a table of {self.storage}"
             )
 
     def copy_from(self, array):
@@ -270,8 +270,8 @@ class Table:
         return f"<Table {self.name!r} shape={self.shape} dtype={self.storage}>"
 
     def __getstate__(self):
-        # Rows as bytes: a structured array is copied without what pads its rows, and bfloat16 has two dtypes. An optimizer
-        # that is copied too becomes the creditor again.
+        # Rows as bytes: a structured array is copied without what pads its rows, and bfloat16 has two dtypes. An
+        # optimizer that is copied too becomes the creditor again.
         self.current(None)
         octets_vb, in_file = self._rows.octets_vb, isinstance(self._array, np.memmap)
         state = {**self.__dict__, "debt": None, "_array": octets_vb, "_rows": (self.storage, self.shape[1])}
@@ -320,8 +320,8 @@ def open_npy(path, mode, shape, dtype):
 
 
 def open_rows(path, mode, shape, storage):
-    """open_npy for a table (rows, dim) of a storage dtype; of PLAIN ones, for any array. bfloat16 lies in files as uint16,
-    which np.load reads."""
+    """open_npy for a table (rows, dim) of a storage dtype; of PLAIN ones, for any array. bfloat16 lies in files as
+    uint16, which np.load reads."""
     dtype = dtypes.of_rows(storage, shape[1] if storage in dtypes.QUANTISED else 0)
     if storage == "bfloat16":
         return open_npy(path, mode, shape, np.dtype(np.uint16)).view(dtype)

@@ -18,7 +18,7 @@ from test_isa import DIMS
 from test_modes import CASES, Oracle, made
 
 import fastembed
-from fastembed import Embedding, EmbeddingBag, IndexedSlices, Ragged, Table, constraints, dtypes, ops, optimizers
+from fastembed import Embedding, EmbeddingBag, IndexedSlices, Ragged, Table, constraints, ops, optimizers
 
 HALVES = ("bfloat16", "float16")
 INTS = {"int8": 8, "int4": 4, "int2": 2}
@@ -26,10 +26,11 @@ ALL = np.arange(1 << 16, dtype=np.uint16)
 NEAREST, STOCHASTIC = None, ops.Rounding(11, 3)
 every_half = pytest.mark.parametrize("storage", HALVES)
 every_int = pytest.mark.parametrize("storage", INTS)
+REFUSED = r"trainable=False|for look-ups|must be (a )?writeable|trainable. Received"
 every_isa = pytest.mark.parametrize("isa", ops.usable_isas())
 
 
-# ---- the oracle: NumPy's float16, and integer arithmetic --------------------------------------------------------------
+# ---- the oracle: NumPy's float16, and integer arithmetic -------------------------------------------------------------
 
 
 def decoded(bits, storage):
@@ -104,7 +105,7 @@ def difficult(storage):
     return np.concatenate([values, *beside, np.float32([np.inf, -np.inf, np.nan, 3.4028235e38, -0.0])])
 
 
-# ---- all values, every column, every instruction set -------------------------------------------------------------------
+# ---- all values, every column, every instruction set -----------------------------------------------------------------
 
 
 def check_values(storage):
@@ -181,22 +182,25 @@ def test_ml_dtypes_rounds_alike():
     assert same_floats(decoded(ALL, "bfloat16"), ALL.view(bfloat16).astype(np.float32))
 
 
-# ---- stochastic rounding -----------------------------------------------------------------------------------------------
+# ---- stochastic rounding ---------------------------------------------------------------------------------------------
 
 # Exponents of 2 whose numbers are rounded; and how far they lie between two neighbours, in parts of 1.
-EXPONENTS = {"bfloat16": (-149, -140, -127, -126, -60, -1, 0, 7, 100, 127), "float16": (-30, -25, -24, -20, -15, -14, -1, 0, 15)}
+EXPONENTS = {
+    "bfloat16": (-149, -140, -127, -126, -60, -1, 0, 7, 100, 127),
+    "float16": (-30, -25, -24, -20, -15, -14, -1, 0, 15),
+}
 SHARES = (2.0**-7, 0.1, 0.25, 0.5, 0.7, 1 - 2.0**-6)
 
 
 def between(storage):
     """Numbers of all sizes, both signs, and which share of the way from one neighbour to the next they lie at."""
     values, shares = [], []
+    digits, smallest = (7, -133) if storage == "bfloat16" else (10, -24)
     for exponent in EXPONENTS[storage]:
         for share in SHARES:
             for sign in (1, -1):
-                least = 2.0 ** max(exponent - (7 if storage == "bfloat16" else 10), -133 if storage == "bfloat16" else -24)
-                whole = 5 if exponent > (-127 if storage == "bfloat16" else -15) else 0
-                whole = 2.0**exponent // least + whole if 2.0**exponent >= least else 0
+                least = 2.0 ** max(exponent - digits, smallest)
+                whole = 2.0**exponent // least + (5 if exponent >= smallest + digits else 0)
                 values.append(np.float32(sign * (whole + share) * least))
                 exact = abs(float(values[-1])) / least
                 shares.append(exact - math.floor(exact))
@@ -266,7 +270,8 @@ def test_choices_of_the_state_are_its_own():
     values = np.full((1024, 128), 1 + 2.0**-8, np.float32)
     table, state = encoded(values, "bfloat16", STOCHASTIC), rounded_state(values, STOCHASTIC)
     ups = [(bits != 0x3F80).astype(int) * 2 - 1 for bits in (table, state)]
-    for one, two in [ups, (ups[0][:, 64:], ups[1][:, :64]), (ups[1][:, 16:], ups[1][:, :-16]), (ups[1][1:], ups[1][:-1])]:
+    a, b = ups
+    for one, two in [(a, b), (a[:, 64:], b[:, :64]), (b[:, 16:], b[:, :-16]), (b[1:], b[:-1])]:
         assert abs((one * two).sum()) < 4.5 * math.sqrt(one.size)
         assert abs(two.sum()) < 4.5 * math.sqrt(one.size)
 
@@ -321,7 +326,7 @@ def test_small_updates_add_up(storage, mode):
     assert (ways == np.round(ways)).all()
 
 
-# ---- codes of 8, 4 and 2 bits ------------------------------------------------------------------------------------------
+# ---- codes of 8, 4 and 2 bits ----------------------------------------------------------------------------------------
 
 
 def codes_of(table, storage, d):
@@ -354,7 +359,7 @@ ROWS = {
     "few subnormals": lambda rng, d: rng.integers(0, 30, (99, d)) * 2.0**-149 + 2.0**-130,
     "an outlier": lambda rng, d: np.where(np.arange(d) == d // 2, 1e30, rng.standard_normal((9, d))),
     "two values": lambda rng, d: rng.choice([-1.5, 2.25], (9, d)),
-    "neighbours": lambda rng, d: (np.float32(1) + rng.integers(0, 9, (20, d)) * np.float32(2.0**-23)),
+    "neighbours": lambda rng, d: np.float32(1) + rng.integers(0, 9, (20, d)) * np.float32(2.0**-23),
 }
 
 
@@ -409,8 +414,8 @@ def test_layout(storage):
 
 @pytest.mark.parametrize("storage", [*HALVES, *INTS])
 def test_look_ups_are_those_of_the_decoded_table(storage, rng):
-    """gather, pool, the gradient of weights and the place of a maximum, to the bit; but sums of codes and of offsets are
-    taken apart."""
+    """gather, pool, the gradient of weights and the place of a maximum, to the bit; but sums of codes and of offsets
+    are taken apart."""
     for d in DIMS:
         table = ops.zeros((50, d), storage)
         ops.encode(table, ref.random_table(rng, 50, d))
@@ -478,13 +483,13 @@ def test_what_is_not_finite_has_no_codes(storage, bad, rng, monkeypatch):
     assert np.array_equal(table, values.astype(np.float32), equal_nan=True)
 
 
-# ---- training: each step is that of a float32 twin, rounded ------------------------------------------------------------
+# ---- training: each step is that of a float32 twin, rounded ----------------------------------------------------------
 
 V, D = 40, 9
 SEVERAL_PASSES = ("lamb of Keras", "adafactor", "adafactor, clipped")
 
 
-def pair(case, storage, state_dtype, rounding, more, prepare, rng, constraint=None):
+def pair(case, storage, state_dtype, rounding, more, rng, prepare=lambda table: None, constraint=None):
     """An optimizer and its table of halves; and a function that makes float32 twins of both as they are now."""
     table = Table((V, D), storage, constraint=constraint)
     table.assign(ref.random_table(rng, V, D))
@@ -530,9 +535,9 @@ def rounded_state(values, rounding):
     return state.view(np.uint16)
 
 
-def check_twins(case, storage, state_dtype, rounding, more, rng, kind="row-sparse", prepare=lambda table: None, **table):
+def check_twins(case, storage, state_dtype, rounding, more, rng, kind="row-sparse", **about):
     """Five steps. Where a step has several passes, the last one rounds in its own way, and reads a rounded state."""
-    optimizer, half, twin = pair(case, storage, state_dtype, rounding, more, prepare, rng, **table)
+    optimizer, half, twin = pair(case, storage, state_dtype, rounding, more, rng, **about)
     several, calls = case in SEVERAL_PASSES, more.get("gradient_accumulation_steps", 1)
     made_of = gradients(rng, kind)
     for step in range(1, 6):
@@ -542,7 +547,7 @@ def check_twins(case, storage, state_dtype, rounding, more, rng, kind="row-spars
             optimizer.apply([gradient], [half])
             again.apply([gradient], [plain])
         values, found = plain.numpy(), half.memory.view(np.uint16)
-        if not several or rounding == "nearest" and state_dtype == "float32":
+        if not several or (rounding == "nearest" and state_dtype == "float32"):
             assert np.array_equal(found, rounded_as(storage, values, rounding, step)), step
         elif state_dtype == "float32":
             size = found & np.uint16(0x7FFF)
@@ -557,7 +562,8 @@ def check_twins(case, storage, state_dtype, rounding, more, rng, kind="row-spars
                 assert np.array_equal(state, wanted)
             else:
                 how = ops.Rounding(77, step) if rounding == "stochastic" else None
-                assert np.array_equal(decoded(state.view(np.uint16), "bfloat16"), decoded(rounded_state(wanted, how), "bfloat16"))
+                wanted = decoded(rounded_state(wanted, how), "bfloat16")
+                assert np.array_equal(decoded(state.view(np.uint16), "bfloat16"), wanted), step
     return optimizer, half
 
 
@@ -719,7 +725,8 @@ def test_sums_of_adafactor(storage, state_dtype, rounding, untouched, rng, monke
     table, shape = Table((30, 8), storage), (30, 8)
     table.assign(ref.random_table(rng, *shape))
     how = {"state_dtype": state_dtype, "rounding": rounding, "untouched": untouched, "weight_decay": 0.1}
-    optimizer, plain = optimizers.Adafactor(1e-3, **how), optimizers.Adafactor(1e-3, untouched=untouched, weight_decay=0.1)
+    optimizer = optimizers.Adafactor(1e-3, **how)
+    plain = optimizers.Adafactor(1e-3, untouched=untouched, weight_decay=0.1)
     other = table.to_float32().copy()
     for step in range(640):
         values = rng.standard_normal((30, 8)) * (1 if step < 300 else 0.01)
@@ -735,7 +742,7 @@ def test_sums_of_adafactor(storage, state_dtype, rounding, untouched, rng, monke
     assert own["r_sum"] == pytest.approx(r_sum, rel=near if untouched == "catch_up" else 1e-5)
 
 
-# ---- rows that catch up ------------------------------------------------------------------------------------------------
+# ---- rows that catch up ----------------------------------------------------------------------------------------------
 
 REPLAYS = {
     "ftrl": {"weight_decay": 0.1},
@@ -753,7 +760,8 @@ def trained(mode, case, storage, state_dtype, more, steps=30, look=lambda table,
     table, other = Table((V, D), storage, constraint=constraint), Table((3, 2))
     rng = np.random.default_rng(3)
     table.assign(ref.random_table(rng, V, D))
-    optimizer = made(case.removesuffix(", constraint").removesuffix(", refused"), untouched=mode, state_dtype=state_dtype, **more)
+    case = case.removesuffix(", constraint").removesuffix(", refused")
+    optimizer = made(case, untouched=mode, state_dtype=state_dtype, **more)
     made_of = gradients(rng, "row-sparse")
     for step in range(steps):
         pairs = [(next(made_of), table), (np.ones((3, 2)), other)]
@@ -812,7 +820,7 @@ def test_leaps(case, storage, state_dtype):
         assert abs(error.mean()) < 0.7 * epsilon + way / 4
 
 
-# ---- threads, files, copies --------------------------------------------------------------------------------------------
+# ---- threads, files, copies ------------------------------------------------------------------------------------------
 
 STORAGES = (*HALVES, *INTS)
 every_storage = pytest.mark.parametrize("storage", STORAGES)
@@ -879,7 +887,7 @@ def test_saved(storage, mmap_mode, tmp_path, rng):
         trains = storage in HALVES and mmap_mode != "r"
         assert again.embeddings.trainable == (storage in HALVES)
         if not trains:
-            with pytest.raises((TypeError, ValueError), match="writeable|for look-ups|trainable"):
+            with pytest.raises((TypeError, ValueError), match=REFUSED):
                 optimizers.SGD().apply([again.gradient([1], np.ones((1, d)))], [again.embeddings])
             continue
         optimizers.SGD(1.0).apply([again.gradient([1], np.ones((1, d)))], [again.embeddings])
@@ -910,8 +918,8 @@ def test_copied(storage, rng):
 @every_rounding
 def test_copied_in_training(storage, state_dtype, rounding, rng):
     """A pickle, and a deep copy, go on with the same bits; those of another seed do not."""
-    optimizer = optimizers.Adam(0.01, state_dtype=state_dtype, rounding=rounding, untouched="catch_up")
-    other_seed = optimizers.Adam(0.01, state_dtype=state_dtype, rounding=rounding, untouched="catch_up", rounding_seed=1)
+    how = {"state_dtype": state_dtype, "rounding": rounding, "untouched": "catch_up"}
+    optimizer, other_seed = optimizers.Adam(0.01, **how), optimizers.Adam(0.01, rounding_seed=1, **how)
     tables = [Table((V, D), storage) for _ in range(2)]
     for table in tables:
         table.assign(ref.random_table(np.random.default_rng(1), V, D))
@@ -957,7 +965,7 @@ def test_a_table_in_a_file(storage, tmp_path, rng):
         assert sorted(os.listdir(tmp_path)) == ["layer.npy", "table.npy"]
 
 
-# ---- numbers in and out ------------------------------------------------------------------------------------------------
+# ---- numbers in and out ----------------------------------------------------------------------------------------------
 
 
 @every_storage
@@ -1054,7 +1062,7 @@ def test_ml_dtypes_arrays(rng):
     assert mixed([1, 2]).dtype == bfloat16
 
 
-# ---- what is refused, and quantize -------------------------------------------------------------------------------------
+# ---- what is refused, and quantize -----------------------------------------------------------------------------------
 
 
 @every_int
@@ -1067,16 +1075,16 @@ def test_codes_do_not_train(storage, rng):
     assert not table.trainable
     for variable in (table, Table((V, 5), storage), table.memory):
         for make in (optimizers.SGD, optimizers.Adam):
-            with pytest.raises((TypeError, ValueError), match="trainable=False|for look-ups|must be a writeable"):
+            with pytest.raises((TypeError, ValueError), match=REFUSED):
                 make().apply([gradient], [variable])
-            with pytest.raises((TypeError, ValueError), match="trainable=False|for look-ups|must be a writeable"):
+            with pytest.raises((TypeError, ValueError), match=REFUSED):
                 make().build([variable])
     parts = ops.parts([3], np.ones((1, 5), np.float32))
     for update in (
         lambda: ops.update(table.rows, parts, "sgd", {"learning_rate": 1.0}),
         lambda: ops.update_dense(table.rows, np.ones((V, 5)), "sgd", {"learning_rate": 1.0}),
     ):
-        with pytest.raises(TypeError, match=rf"`table` must have a dtype that trains.* Received: {storage}, which is for"):
+        with pytest.raises(TypeError, match=rf"`table` must have a dtype that trains.* Received: {storage}, which"):
             update()
     state = ops.zeros((V, 4), storage)
     with pytest.raises(TypeError, match="`state` must have a dtype that trains"):
@@ -1118,7 +1126,7 @@ def test_wrong_dtypes(case):
 def test_wrong_layouts(storage):
     table = ops.zeros((6, 8), storage)
     for bad in (table[::2], table[None], table.view(np.uint8)[:-1]):
-        with pytest.raises((TypeError, ValueError), match="C-contiguous matrix|must have a dtype"):
+        with pytest.raises((TypeError, ValueError), match=r"C-contiguous matrix|must have a dtype"):
             ops.gather(bad, [0])
     table.flags.writeable = False
     assert np.array_equal(ops.gather(table, [1]), np.zeros((1, 8)))
@@ -1128,7 +1136,7 @@ def test_wrong_layouts(storage):
         lambda: ops.change(table, lambda values_vd, first: None),
         lambda: ops.update(table, ops.parts([1], np.ones((1, 8), np.float32)), "sgd", {}),
     ):
-        with pytest.raises((TypeError, ValueError), match="must be writeable|for look-ups"):
+        with pytest.raises((TypeError, ValueError), match=REFUSED):
             call()
     for dtype in ("float8", "int16", "uint16", "float64", 3, None.__class__, np.int8 if storage == "int4" else "bf16"):
         if dtype is not np.int8:

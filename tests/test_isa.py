@@ -161,7 +161,8 @@ MODES = """
     from fastembed import ops
 
     digests = {"isa": ops.isa}
-    STORED = {7: ("float32", "float32"), 33: ("float32", "float32"), 9: ("bfloat16", "bfloat16"), 17: ("float16", "float32")}
+    STORED = {7: ("float32", "float32"), 33: ("float32", "float32")}
+    STORED |= {9: ("bfloat16", "bfloat16"), 17: ("float16", "float32")}
     for case, mode in test_modes.MODES:
         for d, (storage, state_dtype) in STORED.items():
             rng = np.random.default_rng(d)

@@ -526,8 +526,8 @@ class Embedding:
         return Lora.new(self, self.lora_rank, self.lora_alpha, *made)
 
     def merge_lora(self):
-        """Adds (lora_alpha / rank) A B to the table, in blocks, and ends LoRA: the table trains again, if it can. One of int8,
-        int4 or int2 is rounded once more."""
+        """Adds (lora_alpha / rank) A B to the table, in blocks, and ends LoRA: the table trains again if it can. One
+        of int8, int4 or int2 is rounded once more."""
         if self._lora is None:
             raise ValueError("`merge_lora` needs `enable_lora` before it. Received: a layer without LoRA")
         with self._table.lock:

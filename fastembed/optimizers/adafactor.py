@@ -12,6 +12,7 @@ from fastembed.optimizers.base import Optimizer
 
 _STATES_SUMMED, _ROWS_SUMMED = 16, 1024  # steps from one sum over states or rows that are rounded to the next
 
+
 class Adafactor(Optimizer):
     """With beta_2 = 1 - t^beta_2_decay, and rms() the root of the mean of squares over the whole table:
 

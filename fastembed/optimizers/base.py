@@ -21,7 +21,6 @@ from fastembed.slices import IndexedSlices
 from fastembed.table import Table, locked
 from fastembed.threads import Lock
 
-
 _GOLDEN = 0x9E3779B97F4A7C15  # from the rounding seed of one variable to that of the next
 
 
@@ -150,7 +149,7 @@ class Optimizer(serialization.Configurable):
         """The rows were changed by something else than passes(): brings what begin() made up to date."""
 
     def settle(self, kept):
-        """After a step whose rows or states were rounded, which passes() does not see: keeps what begin() made right."""
+        """After a step whose rows or states were rounded, which passes() does not see: mends what begin() made."""
 
     def passes(self, t, rate, own, all_rows):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
@@ -230,8 +229,8 @@ class Optimizer(serialization.Configurable):
         return {**parts, "average": self.average(variable)} if self.use_ema else parts
 
     def average(self, variable):
-        """The running average of a variable (`use_ema`): float32 in its shape, up to date, the memory itself; of halves, as
-        steps made them, before they were rounded."""
+        """The running average of a variable (`use_ema`): float32 in its shape, up to date, the memory itself; of
+        halves, as steps made them, before they were rounded."""
         if not self.use_ema:
             raise ValueError("`average` needs use_ema=True. Received: use_ema=False")
         kept = self._known(variable)
