@@ -572,6 +572,7 @@ ROUNDINGS = [
     ("bfloat16", "bfloat16", "stochastic"),
     ("float16", "float32", "stochastic"),
     ("float16", "bfloat16", "nearest"),
+    ("float32", "bfloat16", "stochastic"),
 ]
 every_rounding = pytest.mark.parametrize(("storage", "state_dtype", "rounding"), ROUNDINGS)
 SETTINGS = {
@@ -593,9 +594,24 @@ def test_steps(case, untouched, storage, state_dtype, rounding, rng):
     check_twins(case, storage, state_dtype, rounding, {"untouched": untouched}, rng)
 
 
+@pytest.fixture(params=[9, 64, 96])
+def dimension(request, monkeypatch):
+    """Rows of other lengths: those of whole blocks of columns may take a way of their own."""
+    monkeypatch.setattr(sys.modules[__name__], "D", request.param)
+
+
+@every_rounding
+@pytest.mark.parametrize("untouched", ["skip", "dense"])
+@pytest.mark.parametrize("case", CASES)
+def test_long_rows(case, untouched, storage, state_dtype, rounding, rng, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "D", 64)
+    check_twins(case, storage, state_dtype, rounding, {"untouched": untouched}, rng)
+
+
 @every_rounding
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("case", ["sgd", "adam", "adagrad"])
+@pytest.mark.parametrize("case", ["sgd", "adam", "adagrad", "rowwise"])
+@pytest.mark.usefixtures("dimension")
 def test_settings(case, setting, storage, state_dtype, rounding, rng):
     for kind in ("row-sparse", "dense"):
         check_twins(case, storage, state_dtype, rounding, SETTINGS[setting], rng, kind)

@@ -210,6 +210,7 @@ FE_INLINE void ask_lines(const void *next, size_t bytes, const int lines, const 
 
 enum { BLOCK_COLUMNS = 32, BLOCK_VECS = 32 / FE_WIDTH };
 #define GOLDEN 0x9E3779B9u
+#define GOLDEN_64 0x9E3779B97F4A7C15u
 #if FE_WIDTH > 1
 static const uint32_t spread[16] = {0,           GOLDEN * 1,  GOLDEN * 2,  GOLDEN * 3, GOLDEN * 4,  GOLDEN * 5,
                                     GOLDEN * 6,  GOLDEN * 7,  GOLDEN * 8,  GOLDEN * 9, GOLDEN * 10, GOLDEN * 11,
@@ -249,8 +250,7 @@ FE_INLINE uvec where(ivec m, uvec a, uvec b) { return m ? a : b; }
 #endif
 
 /* Random bits for a block of columns: 16 words, whose lower halves are those of its first 16 columns and whose upper halves
- * those of the others. A row has a key of 64 bits, those of Philox, keyed by the seed and counted by (row number, step); the
- * number of the word is mixed into it. */
+ * those of the others: the key of the row, mixed with the number of the word. */
 FE_INLINE void noise_of_block(uvec *words, uint32_t block, const uint32_t *key)
 {
     for (int k = 0; k < BLOCK_VECS / 2; k++) {
@@ -339,48 +339,59 @@ FE_INLINE void block_float16(uint16_t *out, const float *x, const uvec *words, c
 }
 
 /* One row; the last block is filled up with zeros. */
-#define STORE_ROW(name)                                                                                           \
-    FE_INLINE void store_row_##name(uint16_t *out, const float *x, size_t d, uint32_t block, const uint32_t *key, \
-                                    const int stochastic)                                                         \
-    {                                                                                                             \
-        uvec words[BLOCK_VECS];                                                                                   \
-        for (; d >= BLOCK_COLUMNS; d -= BLOCK_COLUMNS, x += BLOCK_COLUMNS, out += BLOCK_COLUMNS, block++) {       \
-            if (stochastic) noise_of_block(words, block, key);                                                    \
-            block_##name(out, x, words, stochastic);                                                              \
-        }                                                                                                         \
-        if (d) {                                                                                                  \
-            float rest[BLOCK_COLUMNS] = {0};                                                                      \
-            uint16_t halves[BLOCK_COLUMNS];                                                                       \
-            memcpy(rest, x, d * sizeof *x);                                                                       \
-            if (stochastic) noise_of_block(words, block, key);                                                    \
-            block_##name(halves, rest, words, stochastic);                                                        \
-            memcpy(out, halves, d * sizeof *out);                                                                 \
-        }                                                                                                         \
+#define STORE_ROW(name)                                                                                     \
+    FE_INLINE void store_row_##name(uint16_t *out, const float *x, size_t d, const uint32_t *key,           \
+                                    const int stochastic)                                                   \
+    {                                                                                                       \
+        uvec words[BLOCK_VECS];                                                                             \
+        uint32_t block = 0;                                                                                 \
+        for (; d >= BLOCK_COLUMNS; d -= BLOCK_COLUMNS, x += BLOCK_COLUMNS, out += BLOCK_COLUMNS, block++) { \
+            if (stochastic) noise_of_block(words, block, key);                                              \
+            block_##name(out, x, words, stochastic);                                                        \
+        }                                                                                                   \
+        if (d) {                                                                                            \
+            float rest[BLOCK_COLUMNS] = {0};                                                                \
+            uint16_t halves[BLOCK_COLUMNS];                                                                 \
+            memcpy(rest, x, d * sizeof *x);                                                                 \
+            if (stochastic) noise_of_block(words, block, key);                                              \
+            block_##name(halves, rest, words, stochastic);                                                  \
+            memcpy(out, halves, d * sizeof *out);                                                           \
+        }                                                                                                   \
     }
 STORE_ROW(bfloat16)
 STORE_ROW(float16)
 #undef STORE_ROW
 
-/* Rows, 16 at a time for Philox. */
+/* Mixes all bits: the end of SplitMix64 (Steele, Lea, Flood 2014). */
+FE_INLINE uint64_t mixed(uint64_t x)
+{
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+/* A row's key is a number of a SplitMix64 sequence, whose start is mixed from seed, step and part. */
+FE_INLINE uint64_t start_of_keys(const fe_rounding *rounding, int part)
+{ return mixed(mixed(rounding->seed + GOLDEN_64) + (2 * rounding->step + (uint64_t)part) * GOLDEN_64); }
+
+FE_INLINE void key_of_row(uint32_t *key, uint64_t start, int64_t number)
+{
+    const uint64_t bits = mixed(start + (uint64_t)number * GOLDEN_64);
+    key[0] = (uint32_t)bits, key[1] = (uint32_t)(bits >> 32);
+}
+
 #define ENCODE_HALF(name)                                                                                       \
     static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
                                        const float *x, const fe_rounding *rounding)                             \
     {                                                                                                           \
-        uint64_t row[16], step[16];                                                                             \
-        uint32_t words[64], key[2] = {0, 0};                                                                    \
-        if (!rounding->stochastic) {                                                                            \
-            for (size_t i = 0; i < n; i++) store_row_##name((uint16_t *)rows[i], x + i * d, d, 0, key, 0);      \
-            return;                                                                                             \
-        }                                                                                                       \
-        for (size_t i = 0; i < n; i++) {                                                                        \
-            if (i % 16 == 0) {                                                                                  \
-                for (size_t l = 0; l < 16; l++)                                                                 \
-                    row[l] = (uint64_t)numbers[i + l < n ? i + l : i], step[l] = rounding->step;                \
-                FE_NAME(philox)(row, step, rounding->seed, words);                                              \
-            }                                                                                                   \
-            key[0] = words[32 * part + i % 16], key[1] = words[32 * part + 16 + i % 16];                        \
-            store_row_##name((uint16_t *)rows[i], x + i * d, d, 0, key, 1);                                     \
-        }                                                                                                       \
+        const uint64_t start = start_of_keys(rounding, part);                                                   \
+        uint32_t key[2] = {0, 0};                                                                               \
+        for (size_t i = 0; i < n; i++)                                                                          \
+            if (rounding->stochastic) {                                                                         \
+                key_of_row(key, start, numbers[i]);                                                             \
+                store_row_##name((uint16_t *)rows[i], x + i * d, d, key, 1);                                    \
+            } else                                                                                              \
+                store_row_##name((uint16_t *)rows[i], x + i * d, d, key, 0);                                    \
     }
 ENCODE_HALF(bfloat16)
 ENCODE_HALF(float16)

@@ -74,6 +74,8 @@ FE_INLINE vec sqrt_vec(vec x) { return (vec)_mm256_sqrt_ps((__m256)x); }
 #else
 FE_INLINE vec sqrt_vec(vec x) { return (vec)sqrt_vec4((vec4)x); }
 #endif
+#else
+#define sqrt_vec sqrt_float
 #endif
 #define SQRT(V, x) FE_PASTE(sqrt, V)(x)
 
@@ -729,6 +731,7 @@ static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64
 /* ---- storage dtypes ------------------------------------------------------------------------------------------------ */
 
 #include "codecs_impl.h"
+#include "fused_impl.h"
 
 const fe_rows FE_NAME(fe_rows) = {
     FE_TEXT(FE_ISA),
@@ -738,6 +741,7 @@ const fe_rows FE_NAME(fe_rows) = {
         CODEC_ENTRY(bfloat16) CODEC_ENTRY(float16) CODEC_ENTRY(int8) CODEC_ENTRY(int4) CODEC_ENTRY(int2)
 #undef CODEC_ENTRY
     },
+    FE_NAME(fused),
     FE_NAME(point32),
     FE_NAME(point64),
     FE_NAME(runs),

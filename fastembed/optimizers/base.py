@@ -480,7 +480,7 @@ class Optimizer(serialization.Configurable):
             gradient,
             step,
             hyper,
-            kept.state_vs,
+            kept.state_rows,
             groups,
             constraint if last else None,
             everywhere,
