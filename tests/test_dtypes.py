@@ -868,7 +868,7 @@ def a_layer(storage, rng, v=V, d=5, **more):
 @every_half
 def test_threads_train_alike(storage, case, threads):
     """Rounded by the number of the row, not by who writes it. Large enough for several threads."""
-    found, v, d = [], 6000, 33
+    found, v, d = [], 6000, 64
     for number in (1, 2, 7):
         threads(number)
         rng = np.random.default_rng(9)

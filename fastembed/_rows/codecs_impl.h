@@ -416,7 +416,8 @@ FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits)
     const int first = range / (2 * half - 1) * half > 3.4e38 ? 1 - half : -half;
     const double scale = range / (half - 1 - first);
     shared.scale = (float)scale;
-    if (shared.scale < scale) shared.scale = float_of_bits(bits_of_float(shared.scale) + 1); /* reaches from end to end */
+    if (shared.scale < scale)
+        shared.scale = float_of_bits(bits_of_float(shared.scale) + 1); /* reaches from end to end */
     shared.offset = (float)(first == -half ? low + (double)shared.scale * half : 0.5 * ((double)low + high));
     while (overflows(shared.scale * first + shared.offset) || overflows(shared.scale * (half - 1) + shared.offset))
         shared.scale = float_of_bits(bits_of_float(shared.scale) - 1);

@@ -14,7 +14,6 @@ from fastembed import ops
 from fastembed.optimizers.history import REPLAY, History
 from fastembed.table import Table
 
-
 _BOUND = ("_variable", "rows", "state_rows")  # what bind() sets
 
 
