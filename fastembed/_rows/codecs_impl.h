@@ -401,45 +401,100 @@ ENCODE_HALF(float16)
 
 FE_INLINE int overflows(float x) { return (bits_of_float(x) & 0x7f800000) == 0x7f800000; }
 
-/* The codes -levels / 2 ... levels / 2 - 1 stand for the range of a row: the least element has the first, the largest the
- * last. Where scale times a code would not be finite, the first code is left out. */
-FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits)
+/* The smallest and the largest of a row. */
+FE_INLINE void range_of(const float *x, size_t d, float *low, float *high)
 {
-    const int half = 1 << (bits - 1);
-    float low = x[0], high = x[0];
-    share shared;
-    for (size_t j = 1; j < d; j++) {
-        low = x[j] < low ? x[j] : low;
-        high = x[j] > high ? x[j] : high;
+    vec least = (vec){0} + x[0], most = least;
+    size_t j = 0;
+    for (; j + FE_WIDTH <= d; j += FE_WIDTH) {
+        const vec part = GET(vec, x);
+        least = CHOOSE(vec, ivec, part < least, part, least);
+        most = CHOOSE(vec, ivec, part > most, part, most);
     }
+    *low = *high = x[0];
+    for (int k = 0; k < FE_WIDTH; k++) {
+        const float some = ((const float *)&least)[k], other = ((const float *)&most)[k];
+        *low = some < *low ? some : *low;
+        *high = other > *high ? other : *high;
+    }
+    for (; j < d; j++) {
+        *low = x[j] < *low ? x[j] : *low;
+        *high = x[j] > *high ? x[j] : *high;
+    }
+}
+
+/* For x >= 0, the smallest float that is not below. */
+FE_INLINE float float_at_least(double x)
+{
+    const float near = (float)x;
+    return near < x ? float_of_bits(bits_of_float(near) + 1) : near;
+}
+
+/* The codes -half ... half - 1 stand for the range of a row: the least element has the first, the largest the last. Where
+ * scale times a code would not be finite, the first code is left out. */
+FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits, const uint32_t *key)
+{
+    enum { PIECE = 2 * BLOCK_COLUMNS };
+    const int half = 1 << (bits - 1);
+    const size_t per_byte = 8 / (size_t)bits;
+    uint8_t *const codes = (uint8_t *)row + sizeof(share);
+    int32_t code[PIECE];
+    double shift[PIECE];
+    share shared;
+    float low, high;
+    range_of(x, d, &low, &high);
     const double range = (double)high - low;
-    const int first = range / (2 * half - 1) * half > 3.4e38 ? 1 - half : -half;
-    const double scale = range / (half - 1 - first);
-    shared.scale = (float)scale;
-    if (shared.scale < scale)
-        shared.scale = float_of_bits(bits_of_float(shared.scale) + 1); /* reaches from end to end */
-    shared.offset = (float)(first == -half ? low + (double)shared.scale * half : 0.5 * ((double)low + high));
+    int first = -half;
+    shared.scale = float_at_least(range / (2 * half - 1));
+    double offset = low + (double)shared.scale * half;
+    if ((double)shared.scale * half > 3.4e38) {
+        first++;
+        shared.scale = float_at_least(range / (2 * half - 2));
+        offset = 0.5 * ((double)low + high);
+    }
+    shared.offset = (float)offset;
     while (overflows(shared.scale * first + shared.offset) || overflows(shared.scale * (half - 1) + shared.offset))
         shared.scale = float_of_bits(bits_of_float(shared.scale) - 1);
+    const double per_scale = shared.scale > 0 ? 1.0 / shared.scale : 0, least = first, most = half - 1;
+    offset = shared.offset;
     memcpy(row, &shared, sizeof shared);
-    uint8_t *const codes = (uint8_t *)row + sizeof shared;
-    memset(codes, 0, ((d * (size_t)bits + 7) / 8 + 3) / 4 * 4);
-    const double per_scale = shared.scale > 0 ? 1.0 / shared.scale : 0;
-    for (size_t j = 0; j < d; j++) {
-        const double y = ((double)x[j] - shared.offset) * per_scale;
-        const double z = y < first ? first : y > half - 1 ? half - 1 : y;
-        const int32_t code = (int32_t)(z + 1024.5) - 1024; /* halves go up */
-        const size_t per_byte = 8 / (size_t)bits;
-        codes[j / per_byte] |= (uint8_t)((code & (2 * half - 1)) << (size_t)bits * (j % per_byte));
+    for (size_t j = 0; j < PIECE; j++) shift[j] = 1024.5; /* halves go up */
+    for (size_t j = 0; j < d; j += PIECE) {
+        const size_t count = d - j < PIECE ? d - j : PIECE, size = (count + per_byte - 1) / per_byte;
+        for (size_t b = 0; b < 2 && key; b++) {
+            uvec words[BLOCK_VECS];
+            noise_of_block(words, (uint32_t)(j / 32 + b), key);
+            for (int k = 0; k < BLOCK_VECS; k++) {
+                const uvec noise = noise_of(words, k);
+                for (int l = 0; l < FE_WIDTH; l++)
+                    shift[b * 32 + (size_t)(k * FE_WIDTH + l)] = 1024 + ((const uint32_t *)&noise)[l] * 0x1p-16;
+            }
+        }
+        for (size_t k = 0; k < count; k++) {
+            const double y = ((double)x[j + k] - offset) * per_scale, z = y < least ? least : y;
+            code[k] = (int32_t)((z > most ? most : z) + shift[k]) - 1024;
+        }
+        for (size_t k = count; k < PIECE; k++) code[k] = 0;
+        for (size_t k = 0; k < size; k++) {
+            int32_t byte = 0;
+            for (size_t c = 0; c < per_byte; c++) byte |= (code[k * per_byte + c] & (2 * half - 1)) << (size_t)bits * c;
+            codes[j / per_byte + k] = (uint8_t)byte;
+        }
     }
+    const size_t used = (d + per_byte - 1) / per_byte;
+    memset(codes + used, 0, (used + 3) / 4 * 4 - used);
 }
 
 #define ENCODE_INT(name, bits)                                                                                  \
     static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
                                        const float *x, const fe_rounding *rounding)                             \
     {                                                                                                           \
-        (void)numbers, (void)part, (void)rounding;                                                              \
-        for (size_t i = 0; i < n; i++) quantise((char *)rows[i], x + i * d, d, bits);                           \
+        const uint64_t start = start_of_keys(rounding, part);                                                   \
+        uint32_t key[2];                                                                                        \
+        for (size_t i = 0; i < n; i++) {                                                                        \
+            key_of_row(key, start, numbers[i]);                                                                 \
+            quantise((char *)rows[i], x + i * d, d, bits, rounding->stochastic ? key : NULL);                   \
+        }                                                                                                       \
     }
 ENCODE_INT(int8, 8)
 ENCODE_INT(int4, 4)

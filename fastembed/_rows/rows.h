@@ -155,7 +155,7 @@ typedef struct fe_codec {
     void (*decode)(const void *const *rows, size_t n, size_t d, float *out);
 
     /* rows[i][j] = x[i * d + j], rounded. numbers: of the rows; part 0 and 1 are rounded in different ways. int8, int4, int2:
-     * the x must be finite, and are always rounded to the nearest. */
+     * the x must be finite. */
     void (*encode)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, const float *x,
                    const fe_rounding *rounding);
 } fe_codec;

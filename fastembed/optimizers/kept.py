@@ -32,6 +32,7 @@ class Kept:
         self.step = optimizer.step(self.ndim)
         self.num_passes = optimizer.num_passes(self.ndim)
         self.parts = ops.state_parts(self.step, self.rows.dim)
+        ops.check_state_dtype(self.step, optimizer.state_dtype)
         self.state_vs = _new_state(len(self.rows), self.parts, optimizer.initial(), optimizer.state_dtype)
         self.bind(variable)
         self.weight_decay = optimizer.decay_of(self)
@@ -66,8 +67,8 @@ class Kept:
     @property
     def rounds(self):
         """Whether rows or their states are not float32."""
-        state_rounds = self.state_vs is not None and self.state_vs.dtype != np.float32
-        return state_rounds or self.rows.storage != "float32"
+        storages = {rows.storage for rows in (self.rows, self.state_rows) if rows is not None}
+        return storages != {"float32"}
 
     @property
     def constraint(self):
