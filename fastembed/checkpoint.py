@@ -98,7 +98,7 @@ class Checkpoint:
                     about["optimizer"] |= {"counters": counters, "trains": [names[key] for key in known]}
                 for number, (name, variable) in enumerate(variables.items()):
                     numbers, arrays = _snapshot(variable, known.get(id(variable)))
-                    kinds = {what: [_dtype_name(array), *array.shape] for what, array in arrays.items()}
+                    kinds = {what: _kind(array) for what, array in arrays.items()}
                     kinds["weights"] = [_dtype_name(arrays["weights"]), *variable.shape]  # codes of any number
                     one = {"shape": list(variable.shape), "arrays": kinds, "numbers": numbers}
                     about["variables"][name] = one
@@ -235,6 +235,12 @@ def _memory(variable):
 def _dtype_name(array):
     """A storage dtype's name, or NumPy's."""
     return dtypes.name_of(array.dtype)[0] or array.dtype.name
+
+
+def _kind(array):
+    """The name of an array's dtype, and its shape, that of codes with the number of them."""
+    elements = () if array.dtype.names is None else (dtypes.name_of(array.dtype)[1],)
+    return [_dtype_name(array), *array.shape, *elements]
 
 
 def _copy(array, saved):

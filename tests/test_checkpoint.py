@@ -194,6 +194,12 @@ def test_halves_go_on(cls, mode, dtypes, path):
     goes_on(lambda: Model(cls(0.05, **how), storage), path)
 
 
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", ["skip", "dense", "catch_up"])
+def test_a_state_of_codes_goes_on(mode, storage, path):
+    goes_on(lambda: Model(optimizers.SGD(0.05, 0.9, state_dtype="int8", untouched=mode), storage), path)
+
+
 @pytest.mark.parametrize("storage", ["bfloat16", "float16"])
 @pytest.mark.parametrize("arguments", MORE, ids=str)
 def test_halves_with_more_go_on(arguments, storage, path, tmp_path):
