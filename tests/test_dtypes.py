@@ -1141,7 +1141,7 @@ def test_codes_do_not_train(storage, rng):
             update()
     state = ops.zeros((V, 4), storage)
     for step in ("adagrad", "momentum") if storage != "int8" else ("adagrad",):
-        with pytest.raises(ValueError, match="`state` must have shape|`state_dtype` must be 'float32' or 'bfloat16'"):
+        with pytest.raises(ValueError, match=r"`state` must have shape|`state_dtype` must be 'float32' or 'bfloat16'"):
             ops.update(np.zeros((V, 4), np.float32), ops.parts([3], np.ones((1, 4))), step, {}, state)
     for call in (lambda: ops.fill(table.memory, "uniform"), lambda: ops.project(table.memory, (0, 0, 0, 0))):
         with pytest.raises(TypeError, match="`table` must be float32"):
