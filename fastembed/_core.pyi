@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32] | NDArray[np.float64]  # _core takes the first, _core64 the second
-Octets = NDArray[np.uint8]  # the bytes of the rows of a table (v, row_bytes(dtype, d)), beside its dtype's number in DTYPES
+# The bytes of the rows of a table (v, row_bytes(dtype, d)), beside its dtype's number in DTYPES.
+Octets = NDArray[np.uint8]
 Ids = NDArray[np.int32] | NDArray[np.int64]
 Splits = NDArray[np.int64]
 Arguments = NDArray[np.int32]

@@ -1148,6 +1148,11 @@ cdef void encode(const Update *u, char **rows, char **states, const int64_t *num
         u.coded_state.encode(<void **>states, numbers, n, u.state_width, 1, state, &rounding)
 
 
+cdef inline uint64_t last_rounding(const Update *u) noexcept nogil:
+    """How rows that catch up, no more, are rounded: as in the last step that is done."""
+    return u.rounding.step - ROUNDINGS
+
+
 cdef void round_row(const Update *u, int64_t number, uint64_t step, fe_real *row, fe_real *state) noexcept nogil:
     """A row and its state become what the table holds after a step."""
     cdef char *rows[1 + FE_AHEAD_STEP]
@@ -1274,6 +1279,13 @@ cdef inline int64_t decoded_at(const Update *u) noexcept nogil:
     return (BATCH + 4) * u.d + 32
 
 
+cdef inline bint is_kept(const Update *u, int64_t number) noexcept nogil:
+    """Whether a row stays as it is, or replay() has written it: codes that are encoded again may be others."""
+    if u.scales != NULL and u.scales[number] == 0:
+        return True
+    return u.step == NULL and (u.last == NULL or u.lapse == NULL or not is_behind(u, number))
+
+
 cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const fe_real **grads, fe_real *scratch,
                      double *sums) noexcept nogil:
     """The step of rows at .. at + n of a block, n <= BATCH, and all that comes before and after it. Coded rows are decoded,
@@ -1284,7 +1296,8 @@ cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const fe_rea
     cdef fe_real *state = row + TOGETHER * u.d
     cdef fe_real **rows
     cdef fe_real **states
-    cdef int64_t i, done, count
+    cdef bint stays[TOGETHER]
+    cdef int64_t i, done, count, end, first
     if u.fused != NULL:
         shape(u, grads, n, scratch)
         u.fused(<void **>(block.rows + at), <void **>(block.states + at), block.numbers + at, grads, n, u.d, &u.hyper,
@@ -1308,9 +1321,20 @@ cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const fe_rea
         if u.coded_state != NULL:
             u.coded_state.decode(<const void **>states, count, u.state_width, state)
             states = decoded_states
+        for i in range(count):
+            stays[i] = is_kept(u, block.numbers[at + done + i])
         step_rows(u, rows, states, block.numbers + at + done, count, grads + done, scratch, sums)
-        encode(u, block.rows + at + done, block.states + at + done, block.numbers + at + done, count, u.rounding.step, row,
-               state)
+        i = 0
+        while i < count:                   # runs of rows that have changed
+            end = i
+            while end < count and not stays[end]:
+                end += 1
+            if end > i:
+                first = at + done + i
+                encode(u, block.rows + first, block.states + first, block.numbers + first, end - i,
+                       u.rounding.step if u.step != NULL else last_rounding(u), row + i * u.d,
+                       state + i * u.state_width)
+            i = end + 1
         done += count
 
 
@@ -1476,8 +1500,8 @@ cdef void catch_up_keys(Update *u, int64_t block, fe_real *scratch) noexcept nog
                 coded_states[k] = rows.states[min(k, 1)]
             u.coded_state.decode(coded_states, 1, u.state_width, state)
         catch_up(u, rows.numbers[i], one_row, one_state, unread_sums(u, scratch))
-        if u.coded != NULL or u.coded_state != NULL:
-            encode(u, rows.rows, rows.states, rows.numbers + i, 1, u.rounding.step - ROUNDINGS, row, state)
+        if u.lapse != NULL and (u.coded != NULL or u.coded_state != NULL):
+            encode(u, rows.rows, rows.states, rows.numbers + i, 1, last_rounding(u), row, state)
 
 
 cdef void update_range(Update *u, int64_t block, Parts *parts, fe_real *scratch, double *sums) noexcept nogil:

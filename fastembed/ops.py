@@ -1048,12 +1048,16 @@ def encode(table, values, first_row=0, rounding=None):
     if not table.coded:
         np.copyto(octets_vb.view(table.real), values)
         return
-    threads = threads_for(values.nbytes)
-    if table.storage in dtypes.QUANTISED and not finite(values):
-        row = int(np.argmin(np.isfinite(values).all(1)))
-        raise ValueError(f"rows must be finite to be {table.storage}. Received: row {first_row + row} with NaN or infinity")
+    check_codes(table, values, first_row)
     how = (False, 0, 0) if rounding is None else (True, rounding.seed % 2**64, rounding.step)
-    table.core.module.encode_rows(octets_vb, table.code, values, first_row, *how, threads)
+    table.core.module.encode_rows(octets_vb, table.code, values, first_row, *how, threads_for(values.nbytes))
+
+
+def check_codes(table, values, first_row=0):
+    """Raises the ValueError of encode() for rows that are not finite."""
+    if table.storage in dtypes.QUANTISED and not finite(values):
+        row = first_row + int(np.argmin(np.isfinite(values).all(1)))
+        raise ValueError(f"rows must be finite to be {table.storage}. Received: row {row} with NaN or infinity")
 
 
 def blocks(table):

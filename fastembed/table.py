@@ -116,8 +116,8 @@ class Table:
         return self._rows
 
     def numpy(self):
-        """Returns the table's own memory: an array (rows, dim), or (rows,) of int8, int4, int2; writing to it writes to the
-        table. All rows are up to date at this moment."""
+        """Returns the table's own memory: an array (rows, dim), or (rows,) of int8, int4, int2; writing to it writes to
+        the table. All rows are up to date at this moment."""
         self.current(None)
         return self._array
 
@@ -130,7 +130,7 @@ class Table:
         return ops.decode(self.current(None), rows)
 
     def current(self, ids_n, *bags):
-        """Returns the table as `ops.Rows`; the rows of flat int32 or int64 ids (None: all) are up to date at this moment.
+        """Returns the table as `ops.Rows`; rows of flat int32 or int64 ids (None: all) are up to date at this moment.
 
         bags: row splits, combiner and padding id, as the gradient will have them: then it is not grouped again.
         """
@@ -190,25 +190,42 @@ class Table:
             self.row_scales[rows_n] = scales_n
 
     def assign(self, array):
-        """Copies an array of the same shape into the table; a constraint is then enforced."""
+        """Copies an array of the same shape into the table; a constraint is then enforced. uint16 is bits of bfloat16;
+        what `numpy()` of a table of the same codes gives is copied as it is."""
         array = np.asarray(array)
-        number = array.dtype.kind in "fiu" or dtypes.name_of(array.dtype)[0] == "bfloat16"
-        if array.shape != self.shape or not number:
-            raise ValueError(
-                f"`array` must be numbers of shape {self.shape}. Received: {array.dtype} of shape {array.shape}"
-            )
+        self.check_numbers(array, "array")
         rows = ops.rows_of(self._rows, writeable=True)
-        if rows.storage in dtypes.QUANTISED and not np.isfinite(array).all():
-            ops.encode(rows, array.astype(np.float32))  # says which row is not
+        coded = rows.storage in dtypes.QUANTISED and array.dtype.names is None
+        for these in ops.blocks(rows) if coded else ():  # all, before the first is written
+            with np.errstate(over="ignore"):
+                ops.check_codes(rows, np.ascontiguousarray(array[these], np.float32), these.start)
         with self.lock:
             if self.debt is not None:
                 self.debt.pay(None)  # for the state: what waits for the old rows has decayed
             self.copy_from(array)
             self.enforce()
 
+    def check_numbers(self, array, name):
+        """Raises unless an array is what `assign` takes."""
+        if array.dtype.names is not None and array.dtype == self.dtype and array.shape == self._array.shape:
+            return
+        storage = dtypes.name_of(array.dtype)[0]
+        if array.shape != self.shape or (array.dtype.kind not in "fiu" and storage != "bfloat16"):
+            raise ValueError(
+                f"`{name}` must be numbers of shape {self.shape}. Received: {array.dtype} of shape {array.shape}"
+            )
+        if array.dtype == np.uint16 and self.storage != "bfloat16":
+            raise ValueError(
+                f"`{name}` of uint16 is bits of bfloat16, and must be for a table of bfloat16; `Table.to_float32` "
+                f"gives numbers. Received: {name} for a table of {self.storage}"
+            )
+
     def copy_from(self, array):
-        """Copies numbers of the table's shape into it, and nothing else."""
-        if array.dtype == self.dtype:  # of bfloat16 without ml_dtypes, the bits
+        """Copies an array that check_numbers() has passed into the table, and nothing else."""
+        if self.storage == "bfloat16" and dtypes.name_of(array.dtype)[0] == "bfloat16":
+            np.copyto(self._array.view(np.uint16), array.view(np.uint16))
+            return
+        if array.dtype == self.dtype:
             np.copyto(self._array, array)
             return
 
@@ -231,12 +248,15 @@ class Table:
             ops.encode(self._rows, values_vd)
 
     def __array__(self, dtype=None, copy=None):
-        coded = self.storage in dtypes.QUANTISED
-        converted = coded or (dtype is not None and np.dtype(dtype) != self.dtype)
-        if converted and copy is False:
+        # As numbers: codes, and the bits of bfloat16 without ml_dtypes, are none.
+        coded = self.dtype.kind not in "f" and self.dtype.name != "bfloat16"
+        wanted = np.dtype(np.float32 if coded else self.dtype) if dtype is None else np.dtype(dtype)
+        if not coded and wanted == self.dtype:
+            array = self.numpy()
+            return array.copy() if copy else array
+        if copy is False:
             raise ValueError(f"`dtype` must be {self.dtype} where nothing may be copied. Received: dtype={dtype}")
-        array = np.asarray(self.to_float32() if coded else self.numpy(), dtype=dtype)
-        return array.copy() if copy and not converted else array
+        return np.asarray(self.to_float32(), wanted)
 
     def __len__(self):
         return len(self._rows)
@@ -255,15 +275,20 @@ class Table:
         return f"<Table {self.name!r} shape={self.shape} dtype={self.storage}>"
 
     def __getstate__(self):
-        # An optimizer that is copied too becomes the creditor again.
-        state = {**self.__dict__, "debt": None, "_array": self.numpy(), "_rows": None, "_dim": self.shape[1]}
-        if isinstance(self._array, np.memmap):  # a copy lives in memory: two writers of one file lose data
-            state.update(_array=np.array(self._array), path=None)
+        # Rows as bytes: a structured array is copied without what pads its rows, and bfloat16 has two dtypes. An
+        # optimizer that is copied too becomes the creditor again.
+        self.current(None)
+        octets_vb, in_file = self._rows.octets_vb, isinstance(self._array, np.memmap)
+        state = {**self.__dict__, "debt": None, "_array": octets_vb, "_rows": (self.storage, self.shape[1])}
+        if in_file:  # a copy lives in memory: two writers of one file lose data
+            state.update(_array=np.array(octets_vb), path=None)
         return state
 
     def __setstate__(self, state):
-        dim = state.pop("_dim")
         self.__dict__.update(state)
+        (storage, dim), octets_vb = self._rows, self._array
+        array = octets_vb.view(dtypes.of_rows(storage, dim))
+        self._array = array if storage in dtypes.PLAIN else array.reshape(-1)
         self._rows = ops.rows_of(self._array, dim=dim)
 
 
@@ -300,8 +325,9 @@ def open_npy(path, mode, shape, dtype):
 
 
 def open_rows(path, mode, shape, storage):
-    """open_npy for a table (rows, dim) of a storage dtype. bfloat16 lies in files as uint16, which np.load reads."""
-    dtype = dtypes.of_rows(storage, shape[1])
+    """open_npy for a table (rows, dim) of a storage dtype; of PLAIN ones, for any array. bfloat16 lies in files as
+    uint16, which np.load reads."""
+    dtype = dtypes.of_rows(storage, shape[1] if storage in dtypes.QUANTISED else 0)
     if storage == "bfloat16":
         return open_npy(path, mode, shape, np.dtype(np.uint16)).view(dtype)
     return open_npy(path, mode, shape if storage in dtypes.PLAIN else shape[:1], dtype)

@@ -139,6 +139,7 @@ class Embedding:
             if weights is None:
                 (self.embeddings_initializer or initializers.GlorotUniform()).fill(table.rows)
             else:
+                table.check_numbers(weights, "weights")
                 table.copy_from(weights)
             self._clear_padding(table)
             table.enforce()
@@ -184,9 +185,9 @@ class Embedding:
 
     @staticmethod
     def _check_weights(array, shape):
-        """An array of numbers of this shape."""
+        """An array of numbers of this shape; or of codes, which Table.check_numbers looks at."""
         array = np.asarray(array)
-        if array.shape != shape:
+        if array.shape != shape and array.dtype.names is None:
             raise ValueError(f"`weights` must have shape {shape}. Received: shape {array.shape}")
         if array.dtype.kind not in "fiu" and dtypes.name_of(array.dtype)[0] is None:
             raise ValueError(f"`weights` must be numbers. Received: dtype {array.dtype}")
@@ -527,13 +528,19 @@ class Embedding:
         return Lora.new(self, self.lora_rank, self.lora_alpha, *made)
 
     def merge_lora(self):
-        """Adds (lora_alpha / rank) A B to the table, in blocks, and ends LoRA: the table trains again."""
+        """Adds (lora_alpha / rank) A B to the table, in blocks, and ends LoRA: the table trains again if it can. One
+        of int8, int4 or int2 is rounded once more."""
         if self._lora is None:
             raise ValueError("`merge_lora` needs `enable_lora` before it. Received: a layer without LoRA")
         with self._table.lock:
-            ops.change(self._table.current(None), self._lora.add_change)
+            rows = self._table.current(None)
+            for block in () if self._trains else ops.blocks(rows):  # all, before the first is written
+                values_vd = ops.decode(rows, block)
+                self._lora.add_change(values_vd, block.start)
+                ops.check_codes(rows, values_vd, block.start)
+            ops.change(rows, self._lora.add_change)
         self._lora = self.lora_rank = self.lora_alpha = None
-        self._table.trainable = self._trainable
+        self._table.trainable = self._trainable and self._trains
 
     def merged_pieces(self, storage):
         """Yields the bytes of the rows that look-ups give, in chunks, in a storage dtype: the table, with LoRA's change

@@ -10,6 +10,8 @@ import numpy as np
 from fastembed import ops
 from fastembed.optimizers.base import Optimizer
 
+_STATES_SUMMED, _ROWS_SUMMED = 16, 1024  # steps from one sum over states or rows that are rounded to the next
+
 
 class Adafactor(Optimizer):
     """With beta_2 = 1 - t^beta_2_decay, and rms() the root of the mean of squares over the whole table:
@@ -81,8 +83,17 @@ class Adafactor(Optimizer):
             own |= {"r_sum": 0.0, "c": np.zeros(rows.dim)}
         return own
 
-    def refresh(self, rows, own):
-        own["w_squares"] = ops.sums(rows)[1]
+    def refresh(self, kept):
+        kept.own["w_squares"] = ops.sums(kept.rows)[1]
+
+    def settle(self, kept):
+        # Sums that are kept up to date step by step drift away from numbers that are rounded.
+        counted = "r_sum" in kept.own and self.untouched != "catch_up"  # else it is never a sum of what is kept
+        if counted and self.state_dtype != "float32" and kept.rounded % _STATES_SUMMED == 0:
+            kept.own["r_sum"] = ops.sums(ops.rows_of(kept.state_vs))[0]
+        if kept.rows.storage != "float32" and kept.rounded % _ROWS_SUMMED == 0:
+            kept.pay(None)
+            self.refresh(kept)
 
     def hyper(self, t, rate):
         # 1 - beta_2 falls with t, so the rounding of beta_2 is seen: it is Keras's.

@@ -148,8 +148,11 @@ class Optimizer(serialization.Configurable):
         """How many passes over the rows a step takes, for a variable of so many dimensions."""
         return 1
 
-    def refresh(self, rows, own):
+    def refresh(self, kept):
         """The rows were changed by something else than passes(): brings what begin() made up to date."""
+
+    def settle(self, kept):
+        """After a step whose rows or states were rounded, which passes() does not see: mends what begin() made."""
 
     def passes(self, t, rate, own, all_rows):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
@@ -230,7 +233,8 @@ class Optimizer(serialization.Configurable):
         return {**parts, "average": self.average(variable)} if self.use_ema else parts
 
     def average(self, variable):
-        """The running average of a variable (`use_ema`): floats in its shape, up to date, the memory itself."""
+        """The running average of a variable (`use_ema`): floats in its shape, up to date, the memory itself; of
+        halves, as steps made them, before they were rounded."""
         if not self.use_ema:
             raise ValueError("`average` needs use_ema=True. Received: use_ema=False")
         kept = self._known(variable)
@@ -243,7 +247,7 @@ class Optimizer(serialization.Configurable):
             kept = self._known(variable)
             with self.held([variable]):
                 kept.overwrite(kept.average_rows(self.calls, self.ema_momentum))
-                self.refresh(kept.rows, kept.own)
+                self.refresh(kept)
 
     def catch_up(self, variable=None):
         """All rows of a variable (None: of all) take the steps that they have missed; nothing to do unless
@@ -408,7 +412,7 @@ class Optimizer(serialization.Configurable):
             if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
                 for kept in self._variables.values():
                     kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
-                    self.refresh(kept.rows, kept.own)
+                    self.refresh(kept)
             self.calls += 1
             return None
 
@@ -432,7 +436,8 @@ class Optimizer(serialization.Configurable):
         ]
         results = [None] * len(work)
         for kept, _, _ in work:
-            kept.rounding = self.rounding_of(kept, t)
+            kept.rounded += 1
+            kept.rounding = self.rounding_of(kept)
         for turn in range(max([kept.num_passes for kept, _, _ in work], default=0)):
             these = [i for i, (kept, _, _) in enumerate(work) if turn < kept.num_passes]
             updates = []
@@ -455,16 +460,18 @@ class Optimizer(serialization.Configurable):
                     kept.pay(None)
                     kept.forget(None)  # frozen rows do not pay
                     kept.history.forget()
+            if kept.rounds:
+                self.settle(kept)
             if kept.constraint is not None:
                 if kept.row_constraint is None:
                     kept.project()
-                self.refresh(kept.rows, kept.own)
+                self.refresh(kept)
 
-    def rounding_of(self, kept, t):
-        """How the rows of a variable are rounded in step t; None: to the nearest."""
+    def rounding_of(self, kept):
+        """How the rows of a variable are rounded in its last step; None: to the nearest."""
         if self.rounding == "nearest" or not kept.rounds:
             return None
-        return ops.Rounding(self.rounding_seed + kept.number * _GOLDEN, t)
+        return ops.Rounding(self.rounding_seed + kept.number * _GOLDEN, kept.rounded)
 
     def _update(self, kept, gradient, groups, step, hyper, factor, turn, t, rate):
         """Pass number `turn` over the rows of a variable, for `ops.run`. What comes before the step comes in the first,

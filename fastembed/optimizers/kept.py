@@ -48,7 +48,8 @@ class Kept:
         self.hyper = {}  # of its last step
         self.looked = None  # the Parts of the last look-up that came here, and their groups
         self.paid = 0  # the step with which all rows have caught up
-        self.rounding = None  # how rows were rounded in the last step, as `ops` takes it
+        self.rounded = 0  # its steps: rows that missed some know the number of each
+        self.rounding = None  # how rows were rounded in the last one, as `ops` takes it
 
     def bind(self, variable):
         """Belongs to this variable from now on."""
@@ -237,7 +238,7 @@ class Kept:
     def snapshot(self):
         """(numbers, arrays) for a checkpoint, by name: all else that it keeps."""
         numbers = {"weight_decay": self.weight_decay, "own": _numbers(self.own), "hyper": _numbers(self.hyper)}
-        numbers["number"], numbers["rounded"] = self.number, self.rounding and self.rounding.step
+        numbers["number"], numbers["rounded"] = self.number, self.rounded
         arrays = {f"hyper.{name}": array for name, array in self.hyper.items() if isinstance(array, np.ndarray)}
         if self.history is not None:
             numbers["history"], arrays["lines"] = self.history.snapshot()
@@ -262,9 +263,9 @@ class Kept:
             raise ValueError(f"{type(optimizer).__name__} must keep of a variable what it kept. Received: {numbers}")
         new = copy.copy(self)
         new.bind(self.variable)
-        new.paid, new.number = 0, int(numbers["number"])
-        rounded = numbers["rounded"]
-        new.rounding = None if rounded is None else optimizer.rounding_of(new, int(rounded))
+        new.paid = 0
+        new.number, new.rounded = _count(numbers, "number"), _count(numbers, "rounded")
+        new.rounding = optimizer.rounding_of(new)
         new.own = {**self.own, **_numbers(numbers["own"])}
         new.hyper = _numbers(numbers["hyper"])
         for name in arrays:
@@ -294,6 +295,12 @@ class Kept:
             raise ValueError("gradients that wait must belong to rows of the variable. Received: others")
         ends = np.cumsum(sizes)[:-1]
         return list(zip(np.split(rows_n, ends), np.split(values_nd, ends), strict=True))
+
+
+def _count(numbers, name):
+    if type(numbers[name]) is not int or not 0 <= numbers[name] < 2**62:
+        raise ValueError(f"{name!r} of a variable must be a whole number. Received: {numbers[name]!r}")
+    return numbers[name]
 
 
 def _check_array(array, shape, dtype):
