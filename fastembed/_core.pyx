@@ -146,7 +146,6 @@ cdef enum:
     STREAM = 4 << 20      # bytes from which a gathered array is stored past the caches
     FAR = 1 << 20         # bytes from which upstream gradients are prefetched
     DECODED = 16          # rows that are decoded together for a look-up
-    TOGETHER = 16         # and for a step
     HUGE_PAGE = 2 << 20   # bytes that are touched by one thread, where rows are made
 
 SUM, MEAN, SQRTN, MAX = 0, 1, 2, 3
@@ -1275,7 +1274,7 @@ cdef inline void shape(const Update *u, const fe_real **grads, int64_t n, fe_rea
 
 
 cdef inline int64_t decoded_at(const Update *u) noexcept nogil:
-    """Behind unread_sums(): TOGETHER decoded rows, and their states."""
+    """Behind unread_sums(): BATCH decoded rows, and their states."""
     return (BATCH + 4) * u.d + 32
 
 
@@ -1288,54 +1287,44 @@ cdef inline bint is_kept(const Update *u, int64_t number) noexcept nogil:
 
 cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const fe_real **grads, fe_real *scratch,
                      double *sums) noexcept nogil:
-    """The step of rows at .. at + n of a block, n <= BATCH, and all that comes before and after it. Coded rows are decoded,
-    stepped and encoded a few at a time: the processor then does the one while it waits for the memory of the other."""
-    cdef fe_real *decoded_rows[TOGETHER + FE_AHEAD_STEP]
-    cdef fe_real *decoded_states[TOGETHER + FE_AHEAD_STEP]
+    """The step of rows at .. at + n of a block, n <= BATCH, and all that comes before and after it."""
+    cdef fe_real *decoded_rows[BATCH + FE_AHEAD_STEP]
+    cdef fe_real *decoded_states[BATCH + FE_AHEAD_STEP]
     cdef fe_real *row = scratch + decoded_at(u)
-    cdef fe_real *state = row + TOGETHER * u.d
-    cdef fe_real **rows
-    cdef fe_real **states
-    cdef bint stays[TOGETHER]
-    cdef int64_t i, done, count, end, first
+    cdef fe_real *state = row + BATCH * u.d
+    cdef fe_real **rows = <fe_real **>(block.rows + at)
+    cdef fe_real **states = <fe_real **>(block.states + at)
+    cdef const int64_t *numbers = block.numbers + at
+    cdef bint stays[BATCH]
+    cdef int64_t i, end
     if u.fused != NULL:
         shape(u, grads, n, scratch)
-        u.fused(<void **>(block.rows + at), <void **>(block.states + at), block.numbers + at, grads, n, u.d, &u.hyper,
-                u.fade, &u.rounding)
+        u.fused(<void **>rows, <void **>states, numbers, grads, n, u.d, &u.hyper, u.fade, &u.rounding)
         return
     if u.coded == NULL and u.coded_state == NULL:
-        step_rows(u, <fe_real **>(block.rows + at), <fe_real **>(block.states + at), block.numbers + at, n, grads,
-                  scratch, sums)
+        step_rows(u, rows, states, numbers, n, grads, scratch, sums)
         return
-    for i in range(TOGETHER + FE_AHEAD_STEP):
-        decoded_rows[i] = row + (i if i < TOGETHER else 0) * u.d
-        decoded_states[i] = state + (i if i < TOGETHER else 0) * u.state_width
-    done = 0
-    while done < n:
-        count = min(n - done, <int64_t>TOGETHER)
-        rows = <fe_real **>(block.rows + at + done)
-        states = <fe_real **>(block.states + at + done)
-        if u.coded != NULL:
-            u.coded.decode(<const void **>rows, count, u.d, row)
-            rows = decoded_rows
-        if u.coded_state != NULL:
-            u.coded_state.decode(<const void **>states, count, u.state_width, state)
-            states = decoded_states
-        for i in range(count):
-            stays[i] = is_kept(u, block.numbers[at + done + i])
-        step_rows(u, rows, states, block.numbers + at + done, count, grads + done, scratch, sums)
-        i = 0
-        while i < count:                   # runs of rows that have changed
-            end = i
-            while end < count and not stays[end]:
-                end += 1
-            if end > i:
-                first = at + done + i
-                encode(u, block.rows + first, block.states + first, block.numbers + first, end - i,
-                       u.rounding.step if u.step != NULL else last_rounding(u), row + i * u.d,
-                       state + i * u.state_width)
-            i = end + 1
-        done += count
+    for i in range(BATCH + FE_AHEAD_STEP):
+        decoded_rows[i] = row + (i if i < BATCH else 0) * u.d
+        decoded_states[i] = state + (i if i < BATCH else 0) * u.state_width
+    if u.coded != NULL:
+        u.coded.decode(<const void **>rows, n, u.d, row)
+        rows = decoded_rows
+    if u.coded_state != NULL:
+        u.coded_state.decode(<const void **>states, n, u.state_width, state)
+        states = decoded_states
+    for i in range(n):
+        stays[i] = is_kept(u, numbers[i])
+    step_rows(u, rows, states, numbers, n, grads, scratch, sums)
+    i = 0
+    while i < n:                           # runs of rows that have changed
+        end = i
+        while end < n and not stays[end]:
+            end += 1
+        if end > i:
+            encode(u, block.rows + at + i, block.states + at + i, numbers + i, end - i,
+                   u.rounding.step if u.step != NULL else last_rounding(u), row + i * u.d, state + i * u.state_width)
+        i = end + 1
 
 
 cdef inline void step_rows(Update *u, fe_real **rows, fe_real **states, const int64_t *numbers, int64_t n,
@@ -1469,7 +1458,7 @@ cdef void catch_up_keys(Update *u, int64_t block, fe_real *scratch) noexcept nog
     cdef const void *coded_rows[1 + FE_AHEAD_STEP]
     cdef const void *coded_states[1 + FE_AHEAD_STEP]
     cdef fe_real *row = scratch + decoded_at(u)
-    cdef fe_real *state = row + TOGETHER * u.d
+    cdef fe_real *state = row + BATCH * u.d
     cdef int64_t i, k, later, count = 0, m = rows_of_block(u, block, begins, &rows)
     for i in range(m):
         fe_prefetch(u.last + rows.numbers[i], sizeof(int32_t))
@@ -1622,7 +1611,7 @@ cdef int run_updates(Update **updates, int64_t count, int num_threads) except -1
             if updates[i].last != NULL or updates[i].average != NULL or updates[i].scales != NULL:
                 updates[i].fused = NULL        # these look at decoded rows
             if updates[i].coded != NULL or updates[i].coded_state != NULL:
-                decoded = max(decoded, TOGETHER * (updates[i].d + updates[i].state_width))
+                decoded = max(decoded, BATCH * (updates[i].d + updates[i].state_width))
             if updates[i].sort != NULL and updates[i].upstream != NULL:
                 find_hot(updates[i])
             team.blocks[i + 1] = team.blocks[i] + updates[i].blocks
@@ -1693,8 +1682,8 @@ cdef class Job:
 
     def __cinit__(self, unsigned char[:, ::1] table_vb not None, int dtype, int64_t d, unsigned char[:, ::1] state_vb,
                   int state_dtype, int64_t state_width, int step, tuple hyper not None, tuple constraint):
-        """dtype: its number in DTYPES; d: elements of a row. step: its number in STEPS, or -1 for none. hyper: the numbers
-        of fe_hyper, in order; constraint: the four of fe_constraint, or None."""
+        """dtype: its number in DTYPES; d: elements of a row. step: its number in STEPS, or -1 for none. hyper: the
+        numbers of fe_hyper, in order; constraint: the four of fe_constraint, or None."""
         cdef Update *u = &self.u
         memset(u, 0, sizeof(self.u))
         u.rows = rows_of_isa

@@ -146,6 +146,8 @@ def source(name):
 
 def _dtype(dtype, argument, names):
     try:
+        if dtype is None or dtype is type(None):  # float64 to NumPy
+            raise TypeError("None is no dtype")
         return np.dtype(dtype)
     except TypeError as error:
         raise TypeError(f"`{argument}` must be one of {list(names)}. Received: {argument}={dtype!r}") from error

@@ -686,8 +686,8 @@ _MOMENTUM_ALONE = ("momentum", "nesterov", "lion", "rowwise_lars")
 
 
 def check_state_dtype(step, storage):
-    """Raises a ValueError where the state of a step cannot be kept in this dtype: int8 has the same absolute error for all
-    elements of a row, so nothing may be divided by them."""
+    """Raises a ValueError where the state of a step cannot be kept in this dtype: int8 has the same absolute error for
+    all elements of a row, so nothing may be divided by them."""
     if storage == "int8" and STATES[step] and step not in _MOMENTUM_ALONE:
         raise ValueError(
             f"`state_dtype` must be 'float32' or 'bfloat16' for step {step!r}, which divides by its state. Received: "
@@ -752,8 +752,8 @@ class Rounding(NamedTuple):
 class Update(NamedTuple):
     """One pass over rows of one variable, for `run`.
 
-    table (an array or `Rows`), gradient (Parts, or an array that has every row; None with groups: their rows only catch up), step (None:
-    none), hyper, state, groups, constraint: as update() takes them; a hyper may have "columns", an array (d,).
+    table (an array or `Rows`), gradient (Parts, or an array that has every row; None with groups: their rows only catch
+    up), step (None: none), hyper, state, groups, constraint: as update() takes them; a hyper may have "columns", an array (d,).
     everywhere: rows without a gradient step too. factor, limit: summed gradients are multiplied and cut off. fade:
     w -= fade w before the step. scales: (v,) of `real`, by which the learning rate of each row is multiplied, 0: the
     row is left out. missed: Missed. average: Average. rounding: Rounding, None: to the nearest.
@@ -780,8 +780,8 @@ def check_trains(rows, name="table"):
     """`Rows` that can be trained: writeable, and no codes."""
     if rows.storage in dtypes.QUANTISED:
         raise TypeError(
-            f"`{name}` must have a dtype that trains, one of {list(dtypes.PLAIN)}. Received: {rows.storage}, which is for "
-            "look-ups"
+            f"`{name}` must have a dtype that trains, one of {list(dtypes.PLAIN)}. Received: {rows.storage}, which is "
+            "for look-ups"
         )
     rows_of(rows, name, writeable=True)
 
@@ -825,7 +825,7 @@ def _zero_row(dim, real):
 def _job(update, known):
     """An Update, checked before, for the core; and how many bytes it will touch, about. known: numbers() by id."""
     _, gradient, step, hyper, state, groups, constraint = update[:7]
-    table, dim = rows_of(update.table), 0
+    table = rows_of(update.table)
     if id(hyper) not in known:
         known[id(hyper)] = numbers(hyper)
     about = -1 if step is None else _CODES[step], known[id(hyper)], None if constraint is None else tuple(constraint)
@@ -1005,7 +1005,7 @@ _FILLS = {
 
 
 def zeros(shape, storage="float32"):
-    """A table (rows, dim) of zeros whose rows start at cache lines if their length allows; pages are not touched yet."""
+    """A table (rows, dim) of zeros whose rows start at cache lines if their length allows; no page is touched yet."""
     rows, dim = map(int, shape)
     dtype = dtypes.of_rows(storage, dim)
     shape = (rows, dim) if storage in dtypes.PLAIN else (rows,)

@@ -493,7 +493,7 @@ def test_wrong_arguments():
     for wrong in (None, "layer", [3], {"a": None}, [[layer]], optimizers.Adam()):
         with pytest.raises(TypeError, match="`layers` must be"):
             Checkpoint(wrong)
-    for wrong in (np.zeros(3, np.float16), np.zeros((3, 2), np.float32).T, np.zeros(3, np.int32)):
+    for wrong in (np.zeros(3, ">f4"), np.zeros((3, 2), np.float32).T, np.zeros(3, np.int32)):
         with pytest.raises(ValueError, match="must have arrays that are float32"):
             Checkpoint(wrong)
     with pytest.raises(TypeError, match="strings as names"):

@@ -1150,7 +1150,7 @@ def test_codes_do_not_train(storage, rng):
 
 
 BAD_TABLES = {
-    "float64": np.zeros((4, 2)),
+    "int32": np.zeros((4, 2), np.int32),
     "int8": np.zeros((4, 2), np.int8),
     "swapped": np.zeros((4, 2), ">f2"),
     "swapped bits": np.zeros((4, 2), ">u2"),
@@ -1170,7 +1170,7 @@ def test_wrong_dtypes(case):
         lambda: ops.update(table, ops.parts([1], np.ones((1, 2), np.float32)), "sgd", {}),
         lambda: Table.wrap(table),
     ):
-        with pytest.raises(TypeError, match=r"must have a dtype of \['float32', 'bfloat16', 'float16', 'int8'"):
+        with pytest.raises(TypeError, match=r"must have a dtype of \['float32', 'float64', 'bfloat16', 'float16', 'int8'"):
             call()
     with pytest.raises((TypeError, ValueError)):
         optimizers.SGD().apply([np.ones(table.shape)], [table])
@@ -1192,7 +1192,7 @@ def test_wrong_layouts(storage):
     ):
         with pytest.raises((TypeError, ValueError), match=REFUSED):
             call()
-    for dtype in ("float8", "int16", "uint16", "float64", 3, None.__class__, np.int8 if storage == "int4" else "bf16"):
+    for dtype in ("float8", "int16", "uint16", "complex64", None, 3, None.__class__, np.int8 if storage == "int4" else "bf16"):
         if dtype is not np.int8:
             with pytest.raises(TypeError, match="`dtype` must be one of"):
                 Table((3, 2), dtype)

@@ -125,7 +125,7 @@ class Initializer(serialization.Configurable):
         """Fills a table, or some of its rows, in place and in parallel.
 
         Args:
-            table_vd: array (rows, d) of a storage dtype, C-contiguous and writeable; a memory map too. Values are those of
+            table_vd: array (rows, d) of a storage dtype, C-contiguous, writeable; a memory map too. Values are those of
                 a float32 table, rounded where the dtype is smaller.
             first_row: int, the number in the whole table of the first row given.
             num_rows: int, the rows of the whole table, or None where the rows given are its last. What random values
