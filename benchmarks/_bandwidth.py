@@ -33,6 +33,8 @@ def _compile(dim, hint):
     loaded.rewrite_rows.restype = loaded.rewrite_with_state.restype = None
     loaded.random_rows.argtypes = [pointer, pointer, size, size, number]
     loaded.rewrite_rows.argtypes = [pointer, pointer, size, ctypes.c_float, size, number]
+    loaded.random_words.restype = size
+    loaded.random_words.argtypes = [pointer, pointer, size, size, number]
     loaded.rewrite_with_sums.restype = None
     loaded.rewrite_with_sums.argtypes = [pointer, pointer, size, *[pointer] * 4, size, ctypes.c_float, size, number]
     loaded.rewrite_with_state.argtypes = [pointer, pointer, size, pointer, size, ctypes.c_float, size, number]
@@ -102,3 +104,29 @@ def random_rows(table_vd, batches, threads, rewrite=False):
 
         contestants.append(Contestant(REWRITE, read_and_rewrite, lambda ids: (ids, np.unique(ids)), answer=None))
     return contestants
+
+
+def random_words(name, octets_vb, batches, threads):
+    """[the contestant] that reads the rows of a table of any storage dtype, given as bytes; see random_rows."""
+    try:
+        functions = {hint: _compile(octets_vb.shape[1] // 4, hint) for hint in _HINTS}
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"{name}: left out, `cc -fopenmp` does not work ({getattr(error, 'stderr', '') or error})")
+        return []
+
+    def reader(hint, ahead):
+        table = octets_vb.ctypes.data
+        return lambda ids: functions[hint].random_words(table, ids.ctypes.data, ids.size, ahead, threads)
+
+    seconds = {(hint, ahead): [] for hint in _HINTS for ahead in _AHEAD}
+    for _ in range(9):
+        for key in seconds:
+            ids = batches.next()
+            start = time.perf_counter()
+            total = reader(*key)(ids)
+            seconds[key].append(time.perf_counter() - start)
+            if len(seconds[key]) == 1:
+                words = octets_vb[ids.reshape(-1)].view(np.uint32)
+                check(name, total == int(words.sum(dtype=np.uint64)) % 2**32, f"{key}: sum {total}")
+    best = min(seconds, key=lambda key: np.median(seconds[key]))
+    return [Contestant(name, reader(*best), answer=None, versus=name)]

@@ -86,3 +86,28 @@ void rewrite_with_sums(float *table, float *state, int64_t width, const int64_t 
         for (; j < width; j++) own[j] *= 1.0f + factor;
     }
 }
+
+/* random_rows for rows of DIM words of any kind: coded ones. */
+int64_t random_words(const int32_t *table, const int64_t *ids, int64_t n, int64_t ahead, int threads)
+{
+    typedef int32_t words __attribute__((vector_size(64), aligned(4)));
+    int64_t total = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+    {
+        words even = {0};
+        uint32_t rest = 0;
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < n; i++) {
+            const int32_t *next = table + ids[i + ahead < n ? i + ahead : n - 1] * DIM;
+            for (int64_t j = 0; j < DIM; j += 16) __builtin_prefetch(next + j, 0, HINT);
+            if (DIM % 16) __builtin_prefetch(next + DIM - 1, 0, HINT);
+            const int32_t *row = table + ids[i] * DIM;
+            int64_t j = 0;
+            for (; j + 16 <= DIM; j += 16) even += *(const words *)(row + j);
+            for (; j < DIM; j++) rest += (uint32_t)row[j];
+        }
+        for (int j = 0; j < 16; j++) rest += (uint32_t)even[j];
+        total += rest;
+    }
+    return total & 0xffffffff;
+}

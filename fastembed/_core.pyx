@@ -77,8 +77,8 @@ cdef extern from "_rows/rows.h" nogil:
         void (*copy)(const void **rows, size_t n, size_t d, float *out, int stream) noexcept nogil
         void (*sum)(const void **rows, const float *w, size_t n, size_t d, float *out, int flags) noexcept nogil
         void (*decode)(const void **rows, size_t n, size_t d, float *out) noexcept nogil
-        void (*encode)(void **rows, const int64_t *numbers, size_t n, size_t d, size_t first_column, float *x,
-                       size_t stride, const fe_rounding *rounding) noexcept nogil
+        void (*encode)(void **rows, const int64_t *numbers, size_t n, size_t d, int part, const float *x,
+                       const fe_rounding *rounding) noexcept nogil
     ctypedef struct fe_rows:
         const char *isa
         fe_codec *codec
@@ -1133,9 +1133,9 @@ cdef void encode(const Update *u, char **rows, char **states, const int64_t *num
     cdef fe_rounding rounding = u.rounding
     rounding.step = step
     if u.coded != NULL:
-        u.coded.encode(<void **>rows, numbers, n, u.d, 0, row, u.d, &rounding)
+        u.coded.encode(<void **>rows, numbers, n, u.d, 0, row, &rounding)
     if u.coded_state != NULL:
-        u.coded_state.encode(<void **>states, numbers, n, u.state_width, u.d, state, u.state_width, &rounding)
+        u.coded_state.encode(<void **>states, numbers, n, u.state_width, 1, state, &rounding)
 
 
 cdef void round_row(const Update *u, int64_t number, uint64_t step, float *row, float *state) noexcept nogil:
@@ -1937,11 +1937,10 @@ cdef struct Recode:               # rows of a table, and the same as float32
     int64_t v
     int64_t d
     float *values
-    const float *given            # encode: values that must stay as they are
+    const float *given            # what is encoded
     fe_rounding rounding
     int64_t first_row
     int64_t next
-    float *scratch                # for each thread: DECODED rows
 
 
 cdef void decode_worker(void *job, int me) noexcept nogil:
@@ -1960,23 +1959,18 @@ cdef void decode_worker(void *job, int me) noexcept nogil:
 
 cdef void encode_worker(void *job, int me) noexcept nogil:
     cdef Recode *code = <Recode *>job
-    cdef float *scratch = code.scratch + me * DECODED * code.d
-    cdef void *rows[DECODED]
-    cdef int64_t numbers[DECODED]
-    cdef int64_t block, first, count, i
+    cdef void *rows[BLOCK]
+    cdef int64_t numbers[BLOCK]
+    cdef int64_t first, count, i
     while True:
-        block = fe_next(&code.next) * BLOCK
-        if block >= code.v:
+        first = fe_next(&code.next) * BLOCK
+        if first >= code.v:
             return
-        first = block
-        while first < min(block + BLOCK, code.v):
-            count = min(code.v - first, <int64_t>DECODED)
-            for i in range(count):
-                rows[i] = code.table + (first + i) * code.row_bytes
-                numbers[i] = code.first_row + first + i
-            memcpy(scratch, code.given + first * code.d, count * code.d * sizeof(float))
-            code.codec.encode(rows, numbers, count, code.d, 0, scratch, code.d, &code.rounding)
-            first += count
+        count = min(code.v - first, <int64_t>BLOCK)
+        for i in range(count):
+            rows[i] = code.table + (first + i) * code.row_bytes
+            numbers[i] = code.first_row + first + i
+        code.codec.encode(rows, numbers, count, code.d, 0, code.given + first * code.d, &code.rounding)
 
 
 cdef Recode make_recode(const unsigned char[:, ::1] table_vb, int dtype, const float[:, ::1] values_vd) except *:
@@ -2014,11 +2008,7 @@ def encode_rows(unsigned char[:, ::1] table_vb not None, int dtype, const float[
     code.given = &values_vd[0, 0]
     code.first_row = first_row
     code.rounding.stochastic, code.rounding.seed, code.rounding.step = stochastic, seed, step * ROUNDINGS
-    code.scratch = <float *>malloc(max(num_threads, 1) * DECODED * code.d * sizeof(float))
-    if code.scratch == NULL:
-        raise MemoryError("no memory to encode rows")
     run(encode_worker, &code, num_threads)
-    free(code.scratch)
 
 
 cdef struct Sums:

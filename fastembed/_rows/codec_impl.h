@@ -65,26 +65,29 @@ static void CODED(decode)(const void *const *rows, size_t n, size_t d, float *ou
         CODED(copy_rows)(rows, n, d, out, 0, 3, FE_AHEAD_STEP);
 }
 
-/* Columns j .. j + FE_WIDTH * nv of a sum: the accumulators stay in registers over the whole block. */
+/* Columns j .. j + FE_WIDTH * nv of a sum: the accumulators stay in registers over the whole block. Offsets, which are the
+ * same in all columns, are summed apart. */
 FE_INLINE void CODED(sum_columns)(const void *const *rows, const float *w, size_t n, size_t j, float *out, int add,
                                   size_t bytes, const int nv, const int weighted, const int lines, const int near)
 {
     vec acc[8];
+    float offsets = 0;
     for (int k = 0; k < nv; k++) acc[k] = add ? *(const vec *)(out + j + k * FE_WIDTH) : (vec){0};
     for (size_t i = 0; i < n; i++) {
         const char *const row = (const char *)rows[i];
-        const share shared = FE_SHARED ? share_of(row) : (share){0, 0};
-        (void)shared;
+        const share shared = FE_SHARED ? share_of(row) : (share){1, 0};
+        const float factor = weighted ? w[i] * shared.scale : shared.scale;
         if (lines) ask_lines(rows[i + FE_AHEAD], bytes, lines, near);
+        if (FE_SHARED) offsets += weighted ? w[i] * shared.offset : shared.offset;
         for (int k = 0; k < nv; k++) {
-            const vec part = LOAD(vec, row, j + (size_t)k * FE_WIDTH);
-            if (weighted)
-                acc[k] += w[i] * part;
+            const vec part = FE_LOAD(vec, row, j + (size_t)k * FE_WIDTH);
+            if (weighted || FE_SHARED)
+                acc[k] += factor * part;
             else
                 acc[k] += part;
         }
     }
-    for (int k = 0; k < nv; k++) *(vec *)(out + j + k * FE_WIDTH) = acc[k];
+    for (int k = 0; k < nv; k++) *(vec *)(out + j + k * FE_WIDTH) = FE_SHARED ? (vec)(acc[k] + offsets) : acc[k];
 }
 
 static void CODED(sum)(const void *const *rows, const float *w, size_t n, size_t d, float *out, int flags)
@@ -93,20 +96,21 @@ static void CODED(sum)(const void *const *rows, const float *w, size_t n, size_t
     const size_t bytes = fe_row_bytes(FE_PASTE(FE, FE_DTYPE), d);
     const size_t lines = n ? lines_touched(rows[0], bytes) : 0;
     int ask = !(flags & FE_IN_CACHE); /* the first columns ask for all */
+    float offsets = 0;
     size_t j = 0;
 #define SUM(nv, weighted, lines, near) CODED(sum_columns)(rows, w, n, j, out, add, bytes, nv, weighted, lines, near)
-#define COLUMNS(nv)                                                       \
-    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ask = 0) {     \
-        if (w)                                                            \
-            SUM(nv, 1, ask * (lines <= 2 ? 2 : 3), near);                 \
-        else if (!ask)                                                    \
-            SUM(nv, 0, 0, 0);                                             \
-        else if (lines > 2)                                               \
-            SUM(nv, 0, 3, near);                                          \
-        else if (near)                                                    \
-            SUM(nv, 0, 2, 1);                                             \
-        else                                                              \
-            SUM(nv, 0, 2, 0);                                             \
+#define COLUMNS(nv)                                                   \
+    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ask = 0) { \
+        if (w)                                                        \
+            SUM(nv, 1, ask * (lines <= 2 ? 2 : 3), near);             \
+        else if (!ask)                                                \
+            SUM(nv, 0, 0, 0);                                         \
+        else if (lines > 2)                                           \
+            SUM(nv, 0, 3, near);                                      \
+        else if (near)                                                \
+            SUM(nv, 0, 2, 1);                                         \
+        else                                                          \
+            SUM(nv, 0, 2, 0);                                         \
     }
     COLUMNS(8)
     COLUMNS(4)
@@ -118,16 +122,17 @@ static void CODED(sum)(const void *const *rows, const float *w, size_t n, size_t
     for (size_t k = j; k < d && !add; k++) out[k] = 0;
     for (size_t i = 0; i < n; i++) {
         const char *const row = (const char *)rows[i];
-        const share shared = FE_SHARED ? share_of(row) : (share){0, 0};
-        const float factor = w ? w[i] : 1.0f;
+        const share shared = FE_SHARED ? share_of(row) : (share){1, 0};
+        const float factor = w ? w[i] * shared.scale : shared.scale;
         size_t k = j;
-        (void)shared;
         if (ask) fe_prefetch(rows[i + FE_AHEAD], bytes);
+        if (FE_SHARED) offsets += w ? w[i] * shared.offset : shared.offset;
 #if FE_WIDTH > 4
-        for (; k + 4 <= d; k += 4) *(vec4 *)(out + k) += factor * LOAD(vec4, row, k);
+        for (; k + 4 <= d; k += 4) *(vec4 *)(out + k) += factor * FE_LOAD(vec4, row, k);
 #endif
-        for (; k < d; k++) out[k] += factor * LOAD(float, row, k);
+        for (; k < d; k++) out[k] += factor * FE_LOAD(float, row, k);
     }
+    for (size_t k = j; k < d && FE_SHARED; k++) out[k] += offsets;
 }
 
 #undef FE_DTYPE

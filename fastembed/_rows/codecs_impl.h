@@ -69,8 +69,22 @@ typedef int8_t byte_vec4 __attribute__((vector_size(4), aligned(1), may_alias));
 typedef uint32_t uvec __attribute__((vector_size(4 * FE_WIDTH), aligned(4), may_alias));
 typedef uint32_t uvec4 __attribute__((vector_size(16), aligned(4), may_alias));
 
+#if FE_WIDTH == 16
+FE_INLINE vec load_bfloat16_vec(const char *row, size_t j)
+{
+    const __m512i halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(row + 2 * j)));
+    return (vec)_mm512_slli_epi32(halves, 16);
+}
+#elif FE_WIDTH == 8
+FE_INLINE vec load_bfloat16_vec(const char *row, size_t j)
+{
+    const __m256i halves = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(row + 2 * j)));
+    return (vec)_mm256_slli_epi32(halves, 16);
+}
+#else
 FE_INLINE vec load_bfloat16_vec(const char *row, size_t j)
 { return (vec)(__builtin_convertvector(*(const half_vec *)(row + 2 * j), uvec) << 16); }
+#endif
 FE_INLINE vec4 load_bfloat16_vec4(const char *row, size_t j)
 { return (vec4)(__builtin_convertvector(*(const half_vec4 *)(row + 2 * j), uvec4) << 16); }
 
@@ -120,13 +134,9 @@ static const uint32_t up_4[16] = {28, 24, 20, 16, 12, 8, 4, 0, 28, 24, 20, 16, 1
 static const uint32_t up_2[16] = {30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0};
 
 FE_INLINE vec codes_of(uvec words, const uint32_t *up, int down)
-{
-    return __builtin_convertvector((ivec)(words << *(const uvec *)up) >> down, vec);
-}
+{ return __builtin_convertvector((ivec)(words << *(const uvec *)up) >> down, vec); }
 FE_INLINE vec4 codes_of_4(uint32_t word, const uint32_t *up, int down)
-{
-    return __builtin_convertvector((ivec4)(((uvec4){0} + word) << *(const uvec4 *)up) >> down, vec4);
-}
+{ return __builtin_convertvector((ivec4)(((uvec4){0} + word) << *(const uvec4 *)up) >> down, vec4); }
 
 FE_INLINE vec load_int4_vec(const char *row, size_t j)
 {
@@ -196,92 +206,187 @@ FE_INLINE void ask_lines(const void *next, size_t bytes, const int lines, const 
 #define FE_SHARED 1
 #include "codec_impl.h"
 
-/* ---- writing ------------------------------------------------------------------------------------------------------ */
+/* ---- writing: halves, 32 columns at a time ------------------------------------------------------------------------ */
 
-/* Random bits for each column of a row: 64 bits of Philox, keyed by the seed and counted by (row number, step), are mixed
- * with the number of the column by two rounds of multiplication and shift (an integer hash). */
-FE_INLINE void noise_row(uint32_t *noise, size_t d, uint32_t first, uint32_t key, uint32_t more)
+enum { BLOCK_COLUMNS = 32, BLOCK_VECS = 32 / FE_WIDTH };
+#define GOLDEN 0x9E3779B9u
+#if FE_WIDTH > 1
+static const uint32_t spread[16] = {0,           GOLDEN * 1,  GOLDEN * 2,  GOLDEN * 3, GOLDEN * 4,  GOLDEN * 5,
+                                    GOLDEN * 6,  GOLDEN * 7,  GOLDEN * 8,  GOLDEN * 9, GOLDEN * 10, GOLDEN * 11,
+                                    GOLDEN * 12, GOLDEN * 13, GOLDEN * 14, GOLDEN * 15};
+FE_INLINE uvec spread_vec(uint32_t x) { return *(const uvec *)spread + x; }
+FE_INLINE vec as_real(ivec x) { return __builtin_convertvector(x, vec); }
+FE_INLINE ivec whole_of(vec x) { return __builtin_convertvector(x, ivec); }
+#define BITS(x) ((uvec)(x))
+#define FLOATS(bits) ((vec)(bits))
+FE_INLINE int any_of(ivec m)
 {
-    for (size_t j = 0; j < d; j++) {
-        uint32_t x = key + (first + (uint32_t)j) * 0x9E3779B9u;
-        x ^= x >> 16;
-        x *= 0x21F0AAADu;
-        x ^= x >> 15;
-        x += more;
-        x *= 0xD35A2D97u;
-        noise[j] = x ^ x >> 15;
-    }
-}
-
-static void FE_NAME(to_bfloat16)(uint16_t *out, const float *x, size_t d, const uint32_t *noise)
-{
-    for (size_t j = 0; j < d; j++) {
-        const uint32_t bits = bits_of_float(x[j]);
-        const uint32_t up = noise ? noise[j] & 0xffff : 0x7fff + (bits >> 16 & 1);
-        out[j] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : (bits + up) >> 16);
-    }
-}
-
-/* To the multiples of 2^-24 at least, and to 11 significant bits at most, so that float16 holds it exactly, or it is at
- * least 2^16. */
-FE_INLINE float round_to_half(float x, uint32_t noise)
-{
-    const uint32_t bits = bits_of_float(x), size = bits & 0x7fffffff, sign = bits & 0x80000000;
-    const int large = size >= 0x47800000;
-    const uint32_t exponent = size < 0x38800000 ? 0x38800000 : large ? 0x47000000 : size & 0x7f800000;
-    const float y = large ? 0 : float_of_bits(size) * float_of_bits((264u << 23) - exponent); /* below 2^11 */
-    const int32_t whole = (int32_t)y, part = (int32_t)((y - (float)whole) * 0x1p31f);
-    const float rounded = (float)(whole + ((int32_t)(noise >> 1) < part)) * float_of_bits(exponent - (10u << 23));
-    return large ? x : float_of_bits(sign | bits_of_float(rounded));
-}
-
-static void FE_NAME(to_float16)(uint16_t *out, float *x, size_t d, const uint32_t *noise)
-{
-    size_t j = 0;
-    for (size_t k = 0; k < d && noise; k++) x[k] = round_to_half(x[k], noise[k]);
 #if FE_WIDTH == 16
-    for (; j + 16 <= d; j += 16)
-        _mm256_storeu_si256((__m256i *)(out + j), _mm512_cvtps_ph(_mm512_loadu_ps(x + j), _MM_FROUND_TO_NEAREST_INT));
+    return _mm512_movepi32_mask((__m512i)m) != 0;
 #elif FE_WIDTH == 8
-    for (; j + 8 <= d; j += 8)
-        _mm_storeu_si128((__m128i *)(out + j), _mm256_cvtps_ph(_mm256_loadu_ps(x + j), _MM_FROUND_TO_NEAREST_INT));
+    return _mm256_movemask_ps((__m256)m) != 0;
+#elif defined(__SSE2__)
+    return _mm_movemask_ps((__m128)m) != 0;
+#else
+    return (m[0] | m[1] | m[2] | m[3]) != 0;
 #endif
-    for (; j < d; j++) { /* from 65520 on it is infinity; a subnormal is rounded by an addition */
-        const uint32_t bits = bits_of_float(x[j]), size = bits & 0x7fffffff;
-        const uint32_t small = bits_of_float(float_of_bits(size) + 0.5f) - 0x3f000000;
-        const uint32_t normal = (size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13;
-        const uint32_t large = size > 0x7f800000 ? 0x7e00 | (size >> 13 & 0x3ff) : 0x7c00;
-        const uint32_t half = size >= 0x477ff000 ? large : size < 0x38800000 ? small : normal;
-        out[j] = (uint16_t)(bits >> 16 & 0x8000 | half);
+}
+#if FE_WIDTH == 16
+FE_INLINE uvec where(ivec m, uvec a, uvec b)
+{ return (uvec)_mm512_mask_blend_epi32(_mm512_movepi32_mask((__m512i)m), (__m512i)b, (__m512i)a); }
+#else
+FE_INLINE uvec where(ivec m, uvec a, uvec b) { return ((uvec)m & a) | (~(uvec)m & b); }
+#endif
+#else
+typedef uint32_t uvec;
+FE_INLINE uvec spread_vec(uint32_t x) { return x; }
+FE_INLINE vec as_real(ivec x) { return (float)x; }
+FE_INLINE ivec whole_of(vec x) { return (int32_t)x; }
+#define BITS(x) bits_of_float(x)
+#define FLOATS(bits) float_of_bits(bits)
+FE_INLINE int any_of(ivec m) { return m; }
+FE_INLINE uvec where(ivec m, uvec a, uvec b) { return m ? a : b; }
+#endif
+
+/* Random bits for a block of columns: 16 words, whose lower halves are those of its first 16 columns and whose upper halves
+ * those of the others. A row has a key of 64 bits, those of Philox, keyed by the seed and counted by (row number, step); the
+ * number of the word is mixed into it. */
+FE_INLINE void noise_of_block(uvec *words, uint32_t block, const uint32_t *key)
+{
+    for (int k = 0; k < BLOCK_VECS / 2; k++) {
+        uvec x = spread_vec(key[0] + (block * 16 + (uint32_t)k * FE_WIDTH) * GOLDEN);
+        x = (x ^ x >> 15 ^ key[1]) * 0xD35A2D97u;
+        words[k] = x ^ x >> 16;
     }
 }
 
-/* Rows of halves, in blocks for Philox. */
-#define ENCODE_HALF(name)                                                                                               \
-    static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d,                   \
-                                       size_t first_column, float *x, size_t stride, const fe_rounding *rounding)      \
-    {                                                                                                                  \
-        enum { PIECE = 512 };                                                                                          \
-        uint64_t row[16], step[16];                                                                                    \
-        uint32_t words[64], noise[PIECE];                                                                              \
-        for (size_t i = 0; i < n; i++) {                                                                               \
-            if (rounding->stochastic && i % 16 == 0) {                                                                 \
-                for (size_t l = 0; l < 16; l++)                                                                        \
-                    row[l] = (uint64_t)numbers[i + l < n ? i + l : i], step[l] = rounding->step;                       \
-                FE_NAME(philox)(row, step, rounding->seed, words);                                                     \
-            }                                                                                                          \
-            for (size_t j = 0; j < d; j += PIECE) {                                                                    \
-                const size_t count = d - j < PIECE ? d - j : PIECE;                                                    \
-                uint16_t *const out = (uint16_t *)rows[i] + j;                                                         \
-                if (rounding->stochastic)                                                                              \
-                    noise_row(noise, count, (uint32_t)(first_column + j), words[i % 16], words[16 + i % 16]);          \
-                FE_NAME(to_##name)(out, x + i * stride + j, count, rounding->stochastic ? noise : NULL);               \
-            }                                                                                                          \
-        }                                                                                                              \
+/* The 16 random bits of vector k of a block. */
+FE_INLINE uvec noise_of(const uvec *words, int k)
+{ return k < BLOCK_VECS / 2 ? (uvec)(words[k] & 0xffff) : (uvec)(words[k - BLOCK_VECS / 2] >> 16); }
+
+#if FE_WIDTH == 16
+static const uint16_t odd_places[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                        33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+#endif
+
+/* The upper halves of float32, rounded by adding to the lower ones. NaN stays NaN. */
+FE_INLINE void block_bfloat16(uint16_t *out, const float *x, const uvec *words, const int stochastic)
+{
+    uvec sums[BLOCK_VECS];
+    ivec nan = {0};
+    for (int k = 0; k < BLOCK_VECS; k++) {
+        const vec part = *(const vec *)(x + k * FE_WIDTH);
+        const uvec bits = BITS(part);
+        nan |= (ivec)(part != part);
+        sums[k] = bits + (stochastic ? noise_of(words, k) : (uvec)(0x7fff + (bits >> 16 & 1)));
+    }
+#if FE_WIDTH == 16
+    const __m512i odd = _mm512_loadu_si512(odd_places);
+    _mm512_storeu_si512(out, _mm512_permutex2var_epi16((__m512i)sums[0], odd, (__m512i)sums[1]));
+#elif FE_WIDTH == 8
+    for (int k = 0; k < BLOCK_VECS; k += 2) {
+        const __m256i low = (__m256i)(sums[k] >> 16), high = (__m256i)(sums[k + 1] >> 16);
+        const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+        _mm256_storeu_si256((__m256i *)(out + k * FE_WIDTH), packed);
+    }
+#elif FE_WIDTH > 1
+    for (int k = 0; k < BLOCK_VECS; k++)
+        *(half_vec *)(out + k * FE_WIDTH) = __builtin_convertvector(sums[k] >> 16, half_vec);
+#else
+    for (int k = 0; k < BLOCK_VECS; k++) out[k] = (uint16_t)(sums[k] >> 16);
+#endif
+    if (any_of(nan))
+        for (int j = 0; j < BLOCK_COLUMNS; j++)
+            if (x[j] != x[j]) out[j] = (uint16_t)(bits_of_float(x[j]) >> 16 | 0x40);
+}
+
+/* From 65520 on it is infinity; a subnormal is rounded by an addition. */
+FE_INLINE uint16_t float16_of(float x)
+{
+    const uint32_t bits = bits_of_float(x), size = bits & 0x7fffffff;
+    const uint32_t small = bits_of_float(float_of_bits(size) + 0.5f) - 0x3f000000;
+    const uint32_t normal = (size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13;
+    const uint32_t large = size > 0x7f800000 ? 0x7e00 | (size >> 13 & 0x3ff) : 0x7c00;
+    return (uint16_t)((bits >> 16 & 0x8000) | (size >= 0x477ff000 ? large : size < 0x38800000 ? small : normal));
+}
+
+/* A stochastic rounding comes first, to what float16 can hold, or to 2^16 or more, by adding to the bits that it has not;
+ * below 2^-14 to multiples of 2^-24. */
+FE_INLINE void block_float16(uint16_t *out, const float *x, const uvec *words, const int stochastic)
+{
+    for (int k = 0; k < BLOCK_VECS; k++) {
+        vec part = *(const vec *)(x + k * FE_WIDTH);
+        if (stochastic) {
+            const uvec noise = noise_of(words, k), bits = BITS(part), size = bits & 0x7fffffff;
+            const ivec tiny = (ivec)((ivec)size < 0x38800000);
+            uvec near = where((ivec)((ivec)size > 0x7f800000), size, (size + (noise & 0x1fff)) & 0xffffe000);
+            if (any_of(tiny)) {
+                const vec y = FLOATS(where(tiny, size, (uvec){0})) * 0x1p24f; /* below 1024 */
+                const ivec whole = whole_of(y), rest = whole_of((y - as_real(whole)) * 0x1p16f);
+                const ivec up = (ivec)where((ivec)((ivec)noise < rest), (uvec){0} + 1, (uvec){0});
+                near = where(tiny, BITS(as_real(whole + up) * 0x1p-24f), near);
+            }
+            part = FLOATS((bits & 0x80000000) | near);
+        }
+#if FE_WIDTH == 16
+        _mm256_storeu_si256((__m256i *)(out + 16 * k), _mm512_cvtps_ph((__m512)part, _MM_FROUND_TO_NEAREST_INT));
+#elif FE_WIDTH == 8
+        _mm_storeu_si128((__m128i *)(out + 8 * k), _mm256_cvtps_ph((__m256)part, _MM_FROUND_TO_NEAREST_INT));
+#else
+        for (int l = 0; l < FE_WIDTH; l++) out[FE_WIDTH * k + l] = float16_of(((const float *)&part)[l]);
+#endif
+    }
+}
+
+/* One row; the last block is filled up with zeros. */
+#define STORE_ROW(name)                                                                                           \
+    FE_INLINE void store_row_##name(uint16_t *out, const float *x, size_t d, uint32_t block, const uint32_t *key, \
+                                    const int stochastic)                                                         \
+    {                                                                                                             \
+        uvec words[BLOCK_VECS];                                                                                   \
+        for (; d >= BLOCK_COLUMNS; d -= BLOCK_COLUMNS, x += BLOCK_COLUMNS, out += BLOCK_COLUMNS, block++) {       \
+            if (stochastic) noise_of_block(words, block, key);                                                    \
+            block_##name(out, x, words, stochastic);                                                              \
+        }                                                                                                         \
+        if (d) {                                                                                                  \
+            float rest[BLOCK_COLUMNS] = {0};                                                                      \
+            uint16_t halves[BLOCK_COLUMNS];                                                                       \
+            memcpy(rest, x, d * sizeof *x);                                                                       \
+            if (stochastic) noise_of_block(words, block, key);                                                    \
+            block_##name(halves, rest, words, stochastic);                                                        \
+            memcpy(out, halves, d * sizeof *out);                                                                 \
+        }                                                                                                         \
+    }
+STORE_ROW(bfloat16)
+STORE_ROW(float16)
+#undef STORE_ROW
+
+/* Rows, 16 at a time for Philox. */
+#define ENCODE_HALF(name)                                                                                       \
+    static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
+                                       const float *x, const fe_rounding *rounding)                             \
+    {                                                                                                           \
+        uint64_t row[16], step[16];                                                                             \
+        uint32_t words[64], key[2] = {0, 0};                                                                    \
+        if (!rounding->stochastic) {                                                                            \
+            for (size_t i = 0; i < n; i++) store_row_##name((uint16_t *)rows[i], x + i * d, d, 0, key, 0);      \
+            return;                                                                                             \
+        }                                                                                                       \
+        for (size_t i = 0; i < n; i++) {                                                                        \
+            if (i % 16 == 0) {                                                                                  \
+                for (size_t l = 0; l < 16; l++)                                                                 \
+                    row[l] = (uint64_t)numbers[i + l < n ? i + l : i], step[l] = rounding->step;                \
+                FE_NAME(philox)(row, step, rounding->seed, words);                                              \
+            }                                                                                                   \
+            key[0] = words[32 * part + i % 16], key[1] = words[32 * part + 16 + i % 16];                        \
+            store_row_##name((uint16_t *)rows[i], x + i * d, d, 0, key, 1);                                     \
+        }                                                                                                       \
     }
 ENCODE_HALF(bfloat16)
 ENCODE_HALF(float16)
 #undef ENCODE_HALF
+
+/* ---- writing: codes ----------------------------------------------------------------------------------------------- */
 
 /* The codes -levels / 2 ... levels / 2 - 1 stand for the range of a row: the least element has the first, the largest the
  * last. Where scale times a code would not be finite, the first code is left out. */
@@ -313,12 +418,12 @@ FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits)
     }
 }
 
-#define ENCODE_INT(name, bits)                                                                                        \
-    static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d,                 \
-                                       size_t first_column, float *x, size_t stride, const fe_rounding *rounding)     \
-    {                                                                                                                 \
-        (void)numbers, (void)first_column, (void)rounding;                                                            \
-        for (size_t i = 0; i < n; i++) quantise((char *)rows[i], x + i * stride, d, bits);                            \
+#define ENCODE_INT(name, bits)                                                                                  \
+    static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
+                                       const float *x, const fe_rounding *rounding)                             \
+    {                                                                                                           \
+        (void)numbers, (void)part, (void)rounding;                                                              \
+        for (size_t i = 0; i < n; i++) quantise((char *)rows[i], x + i * d, d, bits);                           \
     }
 ENCODE_INT(int8, 8)
 ENCODE_INT(int4, 4)

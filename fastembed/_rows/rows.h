@@ -110,7 +110,7 @@ extern const fe_step_about fe_steps[FE_STEPS];
 enum { FE_ADD = 1, FE_IN_CACHE = 2 };
 
 /* How elements are rounded to their storage dtype: to the nearest value, to even on ties; or, if `stochastic`, up or down
- * with a probability that makes the mean exact. The choice depends on (seed, step, row number, column) alone. */
+ * with a probability that makes the mean exact. The choice depends on (seed, step, row number, column), and what is rounded, alone. */
 typedef struct fe_rounding {
     int stochastic;
     uint64_t seed, step;
@@ -154,10 +154,10 @@ typedef struct fe_codec {
     /* out[i * d + j] = rows[i][j]. Rows FE_AHEAD_STEP further on are asked for. */
     void (*decode)(const void *const *rows, size_t n, size_t d, float *out);
 
-    /* rows[i][j] = x[i * stride + j], rounded. numbers: of the rows; first_column: the number of column 0. The x are
-     * overwritten. int8, int4, int2: they must be finite, and are always rounded to the nearest. */
-    void (*encode)(void *const *rows, const int64_t *numbers, size_t n, size_t d, size_t first_column, float *x,
-                   size_t stride, const fe_rounding *rounding);
+    /* rows[i][j] = x[i * d + j], rounded. numbers: of the rows; part 0 and 1 are rounded in different ways. int8, int4, int2:
+     * the x must be finite, and are always rounded to the nearest. */
+    void (*encode)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, const float *x,
+                   const fe_rounding *rounding);
 } fe_codec;
 
 typedef struct fe_rows {
