@@ -1,6 +1,6 @@
 """Checkpoint: a training on disk, with all that it needs to go on as if it had never stopped.
 
-May import: saving, table, optimizers.base, _version. Do not break: training that goes on from a checkpoint gives
+May import: saving, table, dtypes, optimizers.base, _version. Do not break: training that goes on from a checkpoint gives
 the bits of training that never stopped. So nothing is rounded, and no row catches up on the way: a table is written as
 it lies in memory, beside the steps that its rows have not taken yet.
 
@@ -14,14 +14,14 @@ import os
 
 import numpy as np
 
-from fastembed import saving
+from fastembed import dtypes, saving
 from fastembed._version import __version__
 from fastembed.optimizers.base import Optimizer
 from fastembed.table import Table, locked, open_npy
 
 _FORMAT = 1
 _FILE = "checkpoint.json"
-_DTYPES = ("float32", "float64", "int32", "int64")
+_DTYPES = (*dtypes.STORAGE, "float64", "int32", "int64")
 
 
 class Checkpoint:
@@ -97,7 +97,7 @@ class Checkpoint:
                     about["optimizer"] |= {"counters": counters, "trains": [names[key] for key in known]}
                 for number, (name, variable) in enumerate(variables.items()):
                     numbers, arrays = _snapshot(variable, known.get(id(variable)))
-                    kinds = {what: [str(array.dtype), *array.shape] for what, array in arrays.items()}
+                    kinds = {what: [_kind(array), *array.shape] for what, array in arrays.items()}
                     one = {"shape": list(variable.shape), "arrays": kinds, "numbers": numbers}
                     about["variables"][name] = one
                     for what, array in arrays.items():
@@ -194,8 +194,9 @@ class Checkpoint:
     def _restored(self, about, saved, variables, counters):
         """What the optimizer is to keep of each variable, by name; everything is checked here."""
         for name, variable in variables.items():
-            _check_array(name, "weights", saved[name]["weights"], variable.shape, np.float32)
-            if not _memory(variable).flags.writeable:
+            memory = _memory(variable)
+            _check_array(name, "weights", saved[name]["weights"], memory.shape, memory.dtype)
+            if not memory.flags.writeable:
                 raise ValueError(f"`layers` must be writeable. Received: {_describe(variable)}")
             if "scales" in saved[name]:
                 if not isinstance(variable, Table):
@@ -228,6 +229,11 @@ def _check_layer(layer):
 
 def _memory(variable):
     return variable.memory if isinstance(variable, Table) else variable
+
+
+def _kind(array):
+    """The name of a storage dtype, or of another one."""
+    return dtypes.name_of(array.dtype)[0] or array.dtype.name
 
 
 def _describe(variable):
@@ -274,7 +280,12 @@ def _open(path):
                 if dtype not in _DTYPES:
                     raise ValueError(f"an array of a checkpoint must be one of {_DTYPES}. Received: {dtype!r}")
                 file_name = os.path.join(path, f"{number}.{what}.npy")
-                saved[name][what] = open_npy(file_name, "r", tuple(shape), np.dtype(dtype))
+                if dtype in dtypes.QUANTISED:
+                    kind = dtypes.of_rows(dtype, one["shape"][1])
+                else:
+                    kind = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+                array = open_npy(file_name, "r", tuple(shape), kind)
+                saved[name][what] = array.view(dtypes.bfloat16()) if dtype == "bfloat16" else array
     return about, saved
 
 

@@ -803,3 +803,31 @@ def test_rows_that_are_not_there(what, value, saved):
     array[-1] = value
     file.write_bytes(npy(array))
     refuses(like_saved(), saved, "must")
+
+
+@pytest.mark.parametrize("untouched", ["skip", "dense", "catch_up"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_storage_dtypes(dtype, untouched, path):
+    """Tables and states that are not float32, and a quantised table beside them."""
+
+    def start():
+        served = Embedding(20, 5, embeddings_initializer=initial(2))
+        served.quantize("int4")
+        optimizer = optimizers.Adam(0.1, state_dtype="bfloat16", untouched=untouched)
+        return Embedding(20, 5, "ones", dtype=dtype), served, optimizer
+
+    def train(layer, optimizer, ids):
+        for i in ids:
+            optimizer.apply([layer.gradient([i], np.full((1, 5), 0.3))], [layer.embeddings])
+
+    layer, served, optimizer = start()
+    train(layer, optimizer, [3, 5, 3])
+    Checkpoint([layer, served], optimizer).save(path)
+    train(layer, optimizer, [5, 8])
+    again, other, restored = start()
+    other.embeddings.numpy()[:] = 0
+    Checkpoint([again, other], restored).restore(path)
+    train(again, restored, [5, 8])
+    assert np.array_equal(again.embeddings.numpy(), layer.embeddings.numpy())
+    assert np.array_equal(restored.variables[0], optimizer.variables[0])
+    assert np.array_equal(other.embeddings.numpy(), served.embeddings.numpy())
