@@ -95,11 +95,11 @@ class Words:
 
 
 def machine(rows_bfd):
-    """A factorisation machine: the scores of examples, and the sums of their factors."""
-    factors_bfk = rows_bfd[:, :, 1:]
-    sums_bk = factors_bfk.sum(axis=1)
-    squares_b = np.einsum("bfk,bfk->b", factors_bfk, factors_bfk)
-    return rows_bfd[:, :, 0].sum(axis=1) + 0.5 * ((sums_bk**2).sum(axis=1) - squares_b), sums_bk
+    """A factorisation machine, of a weight and factors in each row: the scores of examples, the sums of their rows."""
+    sums_bd = np.ones(rows_bfd.shape[1], np.float32) @ rows_bfd
+    flat_bn, weights_bf = rows_bfd.reshape(len(rows_bfd), -1), rows_bfd[:, :, 0]
+    squares_b = np.einsum("bn,bn->b", flat_bn, flat_bn) - np.einsum("bf,bf->b", weights_bf, weights_bf)
+    return sums_bd[:, 0] + 0.5 * ((sums_bd[:, 1:] ** 2).sum(axis=1) - squares_b), sums_bd
 
 
 class Clicks:
@@ -110,8 +110,8 @@ class Clicks:
     def __init__(self, quick, before=None):
         """before: the `Clicks` whose last float32 table is trained further, now that the world has drifted."""
         self.sizes = np.array(FIELDS if quick else FIELDS + LARGE_FIELDS)
-        self.steps, self.held, self.at_least = (100, 10_000, 0.55) if quick else (1000, 100_000, 0.7)  # chance: 0.5
-        self.before, self.points = before, 10 if before else 1
+        self.steps, self.held, self.at_least = (100, 10_000, 0.55) if quick else (400, 50_000, 0.65)  # chance: 0.5
+        self.before, self.points = before, 5 if before else 1
 
     def examples(self, rng, size):
         """Ids (examples, fields), labels, and the probabilities that drew them."""
@@ -147,10 +147,11 @@ class Clicks:
         """Trains on a batch: the derivative of the log loss by the rows."""
         (layer,), (ids_bf, labels_b) = layers, self.batches[number]
         rows_bfd = layer(ids_bf)
-        scores_b, sums_bk = machine(rows_bfd)
+        scores_b, sums_bd = machine(rows_bfd)
         errors_b = (example.sigmoid(scores_b + self.bias) - labels_b) / np.float32(BATCH)
-        gradient_bfd = errors_b[:, None, None] * (sums_bk[:, None] - rows_bfd[:, :, 1:])
-        gradient_bfd = np.concatenate([np.broadcast_to(errors_b[:, None, None], (*ids_bf.shape, 1)), gradient_bfd], 2)
+        gradient_bfd = np.subtract(sums_bd[:, None], rows_bfd)
+        gradient_bfd *= errors_b[:, None, None]
+        gradient_bfd[:, :, 0] = errors_b[:, None]
         optimizer.apply([layer.gradient(ids_bf, gradient_bfd)], [layer.embeddings])
         self.bias_optimizer.apply([errors_b.sum(keepdims=True)], [self.bias])
 
@@ -247,7 +248,8 @@ def draw(results, note, path):
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     left.set_title("Held-out loss, % above float32 (linear up to 0.1): mean, all seeds", fontsize=10, loc="left")
-    steps = result["steps"] // 10 * np.arange(11)
+    points = len(result["seeds"][0]["float32"])
+    steps = result["steps"] // points * np.arange(points + 1)
     for name, line in CURVES.items():
         curves = [[quality[0] for quality in [*seed["start"], *seed[name]]] for seed in result["seeds"]]
         right.plot(steps, np.mean(curves, axis=0), line, lw=1.4, label=name)
