@@ -52,7 +52,7 @@ ROWS = "fastembed/_rows/"
 core = Extension(
     "fastembed._core",
     ["fastembed/_core.pyx"] + [f"{ROWS}rows_{name}.c" for name in ("base", "avx2", "avx512", "select")],
-    depends=[f"{ROWS}{name}.h" for name in ("rows", "rows_impl", "steps_impl", "codecs_impl", "codec_impl", "parallel", "scalars")],
+    depends=[f"{ROWS}{name}.h" for name in ("rows", "rows_impl", "steps_impl", "codecs_impl", "codec_impl", "fused_impl", "parallel", "scalars")],
 )
 directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
 setup(ext_modules=cythonize(core, compiler_directives=directives, force=True), cmdclass={"build_ext": BuildExt})

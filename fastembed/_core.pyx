@@ -79,9 +79,12 @@ cdef extern from "_rows/rows.h" nogil:
         void (*decode)(const void **rows, size_t n, size_t d, float *out) noexcept nogil
         void (*encode)(void **rows, const int64_t *numbers, size_t n, size_t d, int part, const float *x,
                        const fe_rounding *rounding) noexcept nogil
+    ctypedef void fe_fused(void **rows, void **states, const int64_t *numbers, const float **grads, size_t n, size_t d,
+                           const fe_hyper *hyper, float fade, const fe_rounding *rounding) noexcept nogil
     ctypedef struct fe_rows:
         const char *isa
         fe_codec *codec
+        fe_fused *(*fused)(int dtype, int state_dtype, int step) noexcept nogil
         int (*point32)(const int32_t *ids, size_t n, const char *table, uint64_t v, size_t row_bytes,
                        const void **rows) noexcept nogil
         int (*point64)(const int64_t *ids, size_t n, const char *table, uint64_t v, size_t row_bytes,
@@ -139,7 +142,8 @@ cdef enum:
     BAGS = 128            # bags, or more if they are small, that a thread takes at a time
     STREAM = 4 << 20      # bytes from which a gathered array is stored past the caches
     FAR = 1 << 20         # bytes from which upstream gradients are prefetched
-    DECODED = 16          # rows that are decoded together
+    DECODED = 16          # rows that are decoded together for a look-up
+    TOGETHER = 16         # and for a step
 
 SUM, MEAN, SQRTN, MAX = 0, 1, 2, 3
 cdef enum:
@@ -954,6 +958,7 @@ cdef struct Update:               # one variable in one pass
     const fe_codec *coded         # of the table; NULL: it is float32
     const fe_codec *coded_state   # likewise
     fe_rounding rounding          # of both
+    fe_fused *fused               # decodes, steps and encodes in one; NULL: there is none for this step
     fe_step *step                 # NULL: none
     fe_hyper hyper
     fe_constraint constraint
@@ -1250,34 +1255,58 @@ cdef inline double *unread_sums(const Update *u, float *scratch) noexcept nogil:
     return <double *>(scratch + ((BATCH + 1) * u.d + 1) // 2 * 2)
 
 
+cdef inline void shape(const Update *u, const float **grads, int64_t n, float *scratch) noexcept nogil:
+    """Gradients are scaled and cut off, where that is asked for."""
+    cdef int64_t i
+    if u.shaped:
+        for i in range(n):
+            u.rows.shape(grads[i], u.factor, u.limit, u.d, scratch + i * u.d)
+            grads[i] = scratch + i * u.d
+
+
 cdef inline int64_t decoded_at(const Update *u) noexcept nogil:
-    """Behind unread_sums(): BATCH decoded rows, and their states."""
+    """Behind unread_sums(): TOGETHER decoded rows, and their states."""
     return (BATCH + 4) * u.d + 32
 
 
 cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float **grads, float *scratch,
                      double *sums) noexcept nogil:
-    """The step of rows at .. at + n of a block, n <= BATCH, and all that comes before and after it."""
-    cdef float *decoded_rows[BATCH + FE_AHEAD_STEP]
-    cdef float *decoded_states[BATCH + FE_AHEAD_STEP]
+    """The step of rows at .. at + n of a block, n <= BATCH, and all that comes before and after it. Coded rows are decoded,
+    stepped and encoded a few at a time: the processor then does the one while it waits for the memory of the other."""
+    cdef float *decoded_rows[TOGETHER + FE_AHEAD_STEP]
+    cdef float *decoded_states[TOGETHER + FE_AHEAD_STEP]
     cdef float *row = scratch + decoded_at(u)
-    cdef float *state = row + BATCH * u.d
-    cdef float **rows = <float **>(block.rows + at)
-    cdef float **states = <float **>(block.states + at)
-    cdef int64_t i
-    if u.coded != NULL:
-        u.coded.decode(<const void **>rows, n, u.d, row)
-        for i in range(BATCH + FE_AHEAD_STEP):
-            decoded_rows[i] = row + (i if i < n else 0) * u.d
-        rows = decoded_rows
-    if u.coded_state != NULL:
-        u.coded_state.decode(<const void **>states, n, u.state_width, state)
-        for i in range(BATCH + FE_AHEAD_STEP):
-            decoded_states[i] = state + (i if i < n else 0) * u.state_width
-        states = decoded_states
-    step_rows(u, rows, states, block.numbers + at, n, grads, scratch, sums)
-    if u.coded != NULL or u.coded_state != NULL:
-        encode(u, block.rows + at, block.states + at, block.numbers + at, n, u.rounding.step, row, state)
+    cdef float *state = row + TOGETHER * u.d
+    cdef float **rows
+    cdef float **states
+    cdef int64_t i, done, count
+    if u.fused != NULL:
+        shape(u, grads, n, scratch)
+        u.fused(<void **>(block.rows + at), <void **>(block.states + at), block.numbers + at, grads, n, u.d, &u.hyper,
+                u.fade, &u.rounding)
+        return
+    if u.coded == NULL and u.coded_state == NULL:
+        step_rows(u, <float **>(block.rows + at), <float **>(block.states + at), block.numbers + at, n, grads, scratch,
+                  sums)
+        return
+    for i in range(TOGETHER + FE_AHEAD_STEP):
+        decoded_rows[i] = row + (i if i < TOGETHER else 0) * u.d
+        decoded_states[i] = state + (i if i < TOGETHER else 0) * u.state_width
+    done = 0
+    while done < n:
+        count = min(n - done, <int64_t>TOGETHER)
+        rows = <float **>(block.rows + at + done)
+        states = <float **>(block.states + at + done)
+        if u.coded != NULL:
+            u.coded.decode(<const void **>rows, count, u.d, row)
+            rows = decoded_rows
+        if u.coded_state != NULL:
+            u.coded_state.decode(<const void **>states, count, u.state_width, state)
+            states = decoded_states
+        step_rows(u, rows, states, block.numbers + at + done, count, grads + done, scratch, sums)
+        encode(u, block.rows + at + done, block.states + at + done, block.numbers + at + done, count, u.rounding.step, row,
+               state)
+        done += count
 
 
 cdef inline void step_rows(Update *u, float **rows, float **states, const int64_t *numbers, int64_t n,
@@ -1289,10 +1318,7 @@ cdef inline void step_rows(Update *u, float **rows, float **states, const int64_
     cdef int64_t i, end
     cdef int32_t since
     cdef float scale
-    if u.shaped:
-        for i in range(n):
-            u.rows.shape(grads[i], u.factor, u.limit, u.d, scratch + i * u.d)
-            grads[i] = scratch + i * u.d
+    shape(u, grads, n, scratch)
     if u.last != NULL:
         for i in range(n):
             if is_behind(u, numbers[i]):
@@ -1414,7 +1440,7 @@ cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil
     cdef const void *coded_rows[1 + FE_AHEAD_STEP]
     cdef const void *coded_states[1 + FE_AHEAD_STEP]
     cdef float *row = scratch + decoded_at(u)
-    cdef float *state = row + BATCH * u.d
+    cdef float *state = row + TOGETHER * u.d
     cdef int64_t i, k, later, count = 0, m = rows_of_block(u, block, begins, &rows)
     for i in range(m):
         fe_prefetch(u.last + rows.numbers[i], sizeof(int32_t))
@@ -1564,8 +1590,10 @@ cdef int run_updates(Update **updates, int64_t count, int num_threads) except -1
         team.chunks = team.blocks + count + 1
         for i in range(count):
             d = max(d, updates[i].d)
+            if updates[i].last != NULL or updates[i].average != NULL or updates[i].scales != NULL:
+                updates[i].fused = NULL        # these look at decoded rows
             if updates[i].coded != NULL or updates[i].coded_state != NULL:
-                decoded = max(decoded, BATCH * (updates[i].d + updates[i].state_width))
+                decoded = max(decoded, TOGETHER * (updates[i].d + updates[i].state_width))
             if updates[i].sort != NULL and updates[i].upstream != NULL:
                 find_hot(updates[i])
             team.blocks[i + 1] = team.blocks[i] + updates[i].blocks
@@ -1663,6 +1691,8 @@ cdef class Job:
             u.step = u.rows.step[step]
             u.replayed = u.step
             u.sums_width = fe_steps[step].numbers + fe_steps[step].columns * u.d
+            if constraint is None and u.d % 32 == 0:
+                u.fused = u.rows.fused(dtype, state_dtype, step)
         (u.hyper.learning_rate, u.hyper.momentum, u.hyper.beta_1, u.hyper.beta_2, u.hyper.epsilon,
          u.hyper.weight_decay, u.hyper.scale_m, u.hyper.scale_g, u.hyper.scale_v, u.hyper.l1, u.hyper.l2,
          u.hyper.l2_shrinkage, u.hyper.power) = hyper
@@ -1703,6 +1733,7 @@ cdef class Job:
         """The step looks at gradients alone: no row of the table is asked for."""
         self.u.stride = self.u.state_bytes = 0
         self.u.coded = self.u.coded_state = NULL
+        self.u.fused = NULL
 
     def round(self, bint stochastic, uint64_t seed, uint64_t step, int pass_):
         """How rows and states are rounded where they are not float32."""

@@ -69,6 +69,7 @@ def of_rows(storage, dim):
     return np.dtype({**fields, "itemsize": 8 + (size + 3) // 4 * 4})
 
 
+@functools.lru_cache(maxsize=1024)
 def name_of(dtype):
     """The storage dtype of an array of this dtype, and how many elements a structured one has; (None, 0): it has none."""
     if dtype.names is None:

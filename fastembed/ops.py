@@ -618,6 +618,19 @@ def state_width(step, dim):
     return sum(part.stop - part.start for part in state_parts(step, dim).values())
 
 
+_MOMENTUM_ALONE = ("momentum", "nesterov", "lion", "rowwise_lars")
+
+
+def check_state_dtype(step, storage):
+    """Raises a ValueError where the state of a step cannot be kept in this dtype: int8 has the same absolute error for all
+    elements of a row, so nothing may be divided by them."""
+    if storage == "int8" and STATES[step] and step not in _MOMENTUM_ALONE:
+        raise ValueError(
+            f"`state_dtype` must be 'float32' or 'bfloat16' for step {step!r}, which divides by its state. Received: "
+            "state_dtype='int8'"
+        )
+
+
 class Missed(NamedTuple):
     """How rows take the steps that they have missed, before a step or a look-up.
 
@@ -718,8 +731,9 @@ def _check_update(table, dim, step, hyper, state):
     if width and state is None:
         raise ValueError(f"`state` must be a float32 array {(len(table), width)} for step {step!r}. Received: None")
     if state is not None:
-        check_trains(rows_of(state, "state"), "state")
-        if state.shape != (len(table), width):
+        state = rows_of(state, "state", writeable=True)
+        check_state_dtype(step, state.storage)
+        if state.shape != (len(table), width) or state.storage in ("int4", "int2"):
             raise ValueError(f"`state` must have shape {(len(table), width)}. Received: shape {state.shape}")
     if step in ("adafactor", "adafactor_norm") and "columns" not in hyper:
         raise ValueError(f"`hyper` must have 'columns' for step {step!r}. Received: {sorted(hyper)}")
@@ -829,7 +843,8 @@ def update(table, parts, step, hyper, state=None, groups=None, constraint=None, 
         step: a key of `ops.STATES`: "sgd", "adagrad", "adam", ...
         hyper: dict of floats, those of `ops.HYPERPARAMETERS` that the step reads. Adam's learning_rate is the one with
             both bias corrections in it.
-        state: array (v, state_width(step, d)) of float32 or bfloat16, or None where that is 0.
+        state: array (v, state_width(step, d)) of float32 or bfloat16 (int8, where the state is a momentum alone), or None
+            where that is 0.
         groups: what group(parts, v) gave, or None to group here.
         constraint: a `RowConstraint` that the rows satisfy afterwards, or None.
         rounding: a `Rounding`, by which rows and states that are not float32 are rounded; None: to the nearest.

@@ -17,7 +17,7 @@ import tempfile
 import numpy as np
 
 from fastembed import serialization
-from fastembed.table import Table, open_npy, open_rows
+from fastembed.table import Table, open_rows
 
 CHUNK = 64 << 20  # bytes read or written at a time
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2

@@ -210,6 +210,7 @@ FE_INLINE void ask_lines(const void *next, size_t bytes, const int lines, const 
 
 enum { BLOCK_COLUMNS = 32, BLOCK_VECS = 32 / FE_WIDTH };
 #define GOLDEN 0x9E3779B9u
+#define GOLDEN_64 0x9E3779B97F4A7C15u
 #if FE_WIDTH > 1
 static const uint32_t spread[16] = {0,           GOLDEN * 1,  GOLDEN * 2,  GOLDEN * 3, GOLDEN * 4,  GOLDEN * 5,
                                     GOLDEN * 6,  GOLDEN * 7,  GOLDEN * 8,  GOLDEN * 9, GOLDEN * 10, GOLDEN * 11,
@@ -249,8 +250,7 @@ FE_INLINE uvec where(ivec m, uvec a, uvec b) { return m ? a : b; }
 #endif
 
 /* Random bits for a block of columns: 16 words, whose lower halves are those of its first 16 columns and whose upper halves
- * those of the others. A row has a key of 64 bits, those of Philox, keyed by the seed and counted by (row number, step); the
- * number of the word is mixed into it. */
+ * those of the others: the key of the row, mixed with the number of the word. */
 FE_INLINE void noise_of_block(uvec *words, uint32_t block, const uint32_t *key)
 {
     for (int k = 0; k < BLOCK_VECS / 2; k++) {
@@ -339,48 +339,59 @@ FE_INLINE void block_float16(uint16_t *out, const float *x, const uvec *words, c
 }
 
 /* One row; the last block is filled up with zeros. */
-#define STORE_ROW(name)                                                                                           \
-    FE_INLINE void store_row_##name(uint16_t *out, const float *x, size_t d, uint32_t block, const uint32_t *key, \
-                                    const int stochastic)                                                         \
-    {                                                                                                             \
-        uvec words[BLOCK_VECS];                                                                                   \
-        for (; d >= BLOCK_COLUMNS; d -= BLOCK_COLUMNS, x += BLOCK_COLUMNS, out += BLOCK_COLUMNS, block++) {       \
-            if (stochastic) noise_of_block(words, block, key);                                                    \
-            block_##name(out, x, words, stochastic);                                                              \
-        }                                                                                                         \
-        if (d) {                                                                                                  \
-            float rest[BLOCK_COLUMNS] = {0};                                                                      \
-            uint16_t halves[BLOCK_COLUMNS];                                                                       \
-            memcpy(rest, x, d * sizeof *x);                                                                       \
-            if (stochastic) noise_of_block(words, block, key);                                                    \
-            block_##name(halves, rest, words, stochastic);                                                        \
-            memcpy(out, halves, d * sizeof *out);                                                                 \
-        }                                                                                                         \
+#define STORE_ROW(name)                                                                                     \
+    FE_INLINE void store_row_##name(uint16_t *out, const float *x, size_t d, const uint32_t *key,           \
+                                    const int stochastic)                                                   \
+    {                                                                                                       \
+        uvec words[BLOCK_VECS];                                                                             \
+        uint32_t block = 0;                                                                                 \
+        for (; d >= BLOCK_COLUMNS; d -= BLOCK_COLUMNS, x += BLOCK_COLUMNS, out += BLOCK_COLUMNS, block++) { \
+            if (stochastic) noise_of_block(words, block, key);                                              \
+            block_##name(out, x, words, stochastic);                                                        \
+        }                                                                                                   \
+        if (d) {                                                                                            \
+            float rest[BLOCK_COLUMNS] = {0};                                                                \
+            uint16_t halves[BLOCK_COLUMNS];                                                                 \
+            memcpy(rest, x, d * sizeof *x);                                                                 \
+            if (stochastic) noise_of_block(words, block, key);                                              \
+            block_##name(halves, rest, words, stochastic);                                                  \
+            memcpy(out, halves, d * sizeof *out);                                                           \
+        }                                                                                                   \
     }
 STORE_ROW(bfloat16)
 STORE_ROW(float16)
 #undef STORE_ROW
 
-/* Rows, 16 at a time for Philox. */
+/* Mixes all bits: the end of SplitMix64 (Steele, Lea, Flood 2014). */
+FE_INLINE uint64_t mixed(uint64_t x)
+{
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+/* A row's key is a number of a SplitMix64 sequence, whose start is mixed from seed, step and part. */
+FE_INLINE uint64_t start_of_keys(const fe_rounding *rounding, int part)
+{ return mixed(mixed(rounding->seed + GOLDEN_64) + (2 * rounding->step + (uint64_t)part) * GOLDEN_64); }
+
+FE_INLINE void key_of_row(uint32_t *key, uint64_t start, int64_t number)
+{
+    const uint64_t bits = mixed(start + (uint64_t)number * GOLDEN_64);
+    key[0] = (uint32_t)bits, key[1] = (uint32_t)(bits >> 32);
+}
+
 #define ENCODE_HALF(name)                                                                                       \
     static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
                                        const float *x, const fe_rounding *rounding)                             \
     {                                                                                                           \
-        uint64_t row[16], step[16];                                                                             \
-        uint32_t words[64], key[2] = {0, 0};                                                                    \
-        if (!rounding->stochastic) {                                                                            \
-            for (size_t i = 0; i < n; i++) store_row_##name((uint16_t *)rows[i], x + i * d, d, 0, key, 0);      \
-            return;                                                                                             \
-        }                                                                                                       \
-        for (size_t i = 0; i < n; i++) {                                                                        \
-            if (i % 16 == 0) {                                                                                  \
-                for (size_t l = 0; l < 16; l++)                                                                 \
-                    row[l] = (uint64_t)numbers[i + l < n ? i + l : i], step[l] = rounding->step;                \
-                FE_NAME(philox)(row, step, rounding->seed, words);                                              \
-            }                                                                                                   \
-            key[0] = words[32 * part + i % 16], key[1] = words[32 * part + 16 + i % 16];                        \
-            store_row_##name((uint16_t *)rows[i], x + i * d, d, 0, key, 1);                                     \
-        }                                                                                                       \
+        const uint64_t start = start_of_keys(rounding, part);                                                   \
+        uint32_t key[2] = {0, 0};                                                                               \
+        for (size_t i = 0; i < n; i++)                                                                          \
+            if (rounding->stochastic) {                                                                         \
+                key_of_row(key, start, numbers[i]);                                                             \
+                store_row_##name((uint16_t *)rows[i], x + i * d, d, key, 1);                                    \
+            } else                                                                                              \
+                store_row_##name((uint16_t *)rows[i], x + i * d, d, key, 0);                                    \
     }
 ENCODE_HALF(bfloat16)
 ENCODE_HALF(float16)
@@ -388,42 +399,98 @@ ENCODE_HALF(float16)
 
 /* ---- writing: codes ----------------------------------------------------------------------------------------------- */
 
-/* The codes -levels / 2 ... levels / 2 - 1 stand for the range of a row: the least element has the first, the largest the
- * last. Where scale times a code would not be finite, the first code is left out. */
-FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits)
+/* The smallest and the largest of a row. */
+FE_INLINE void range_of(const float *x, size_t d, float *low, float *high)
 {
+    vec least = (vec){0} + x[0], most = least;
+    size_t j = 0;
+    for (; j + FE_WIDTH <= d; j += FE_WIDTH) {
+        const vec part = GET(vec, x);
+        least = CHOOSE(vec, ivec, part < least, part, least);
+        most = CHOOSE(vec, ivec, part > most, part, most);
+    }
+    *low = *high = x[0];
+    for (int k = 0; k < FE_WIDTH; k++) {
+        const float some = ((const float *)&least)[k], other = ((const float *)&most)[k];
+        *low = some < *low ? some : *low;
+        *high = other > *high ? other : *high;
+    }
+    for (; j < d; j++) {
+        *low = x[j] < *low ? x[j] : *low;
+        *high = x[j] > *high ? x[j] : *high;
+    }
+}
+
+/* For x >= 0, the smallest float that is not below. */
+FE_INLINE float float_at_least(double x)
+{
+    const float near = (float)x;
+    return near < x ? float_of_bits(bits_of_float(near) + 1) : near;
+}
+
+/* The codes -half ... half - 1 stand for the range of a row: the least element has the first, the largest the last. Where
+ * scale times a code would not be finite, the first code is left out. */
+FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits, const uint32_t *key)
+{
+    enum { PIECE = 2 * BLOCK_COLUMNS };
     const int half = 1 << (bits - 1);
-    float low = x[0], high = x[0];
+    const size_t per_byte = 8 / (size_t)bits;
+    uint8_t *const codes = (uint8_t *)row + sizeof(share);
+    int32_t code[PIECE];
+    double shift[PIECE];
     share shared;
-    for (size_t j = 1; j < d; j++) {
-        low = x[j] < low ? x[j] : low;
-        high = x[j] > high ? x[j] : high;
-    }
+    float low, high;
+    range_of(x, d, &low, &high);
     const double range = (double)high - low;
-    double scale = range / (2 * half - 1), offset = low + scale * half;
     int first = -half;
-    if (scale * half > 3.4e38) first++, scale = range / (2 * half - 2), offset = 0.5 * ((double)low + high);
-    shared.scale = (float)scale;
-    shared.offset = (float)offset;
-    memcpy(row, &shared, sizeof shared);
-    uint8_t *const codes = (uint8_t *)row + sizeof shared;
-    memset(codes, 0, ((d * (size_t)bits + 7) / 8 + 3) / 4 * 4);
-    const double per_scale = shared.scale > 0 ? 1.0 / shared.scale : 0;
-    for (size_t j = 0; j < d; j++) {
-        const double y = ((double)x[j] - shared.offset) * per_scale;
-        const double z = y < first ? first : y > half - 1 ? half - 1 : y;
-        const int32_t code = (int32_t)(z + 1024.5) - 1024; /* halves go up */
-        const size_t per_byte = 8 / (size_t)bits;
-        codes[j / per_byte] |= (uint8_t)((code & (2 * half - 1)) << (size_t)bits * (j % per_byte));
+    shared.scale = float_at_least(range / (2 * half - 1));
+    double offset = low + (double)shared.scale * half;
+    if ((double)shared.scale * half > 3.4e38) {
+        first++;
+        shared.scale = float_at_least(range / (2 * half - 2));
+        offset = 0.5 * ((double)low + high);
     }
+    shared.offset = (float)offset;
+    const double per_scale = shared.scale > 0 ? 1.0 / shared.scale : 0, least = first, most = half - 1;
+    offset = shared.offset;
+    memcpy(row, &shared, sizeof shared);
+    for (size_t j = 0; j < PIECE; j++) shift[j] = 1024.5; /* halves go up */
+    for (size_t j = 0; j < d; j += PIECE) {
+        const size_t count = d - j < PIECE ? d - j : PIECE, size = (count + per_byte - 1) / per_byte;
+        for (size_t b = 0; b < 2 && key; b++) {
+            uvec words[BLOCK_VECS];
+            noise_of_block(words, (uint32_t)(j / 32 + b), key);
+            for (int k = 0; k < BLOCK_VECS; k++) {
+                const uvec noise = noise_of(words, k);
+                for (int l = 0; l < FE_WIDTH; l++)
+                    shift[b * 32 + (size_t)(k * FE_WIDTH + l)] = 1024 + ((const uint32_t *)&noise)[l] * 0x1p-16;
+            }
+        }
+        for (size_t k = 0; k < count; k++) {
+            const double y = ((double)x[j + k] - offset) * per_scale, z = y < least ? least : y;
+            code[k] = (int32_t)((z > most ? most : z) + shift[k]) - 1024;
+        }
+        for (size_t k = count; k < PIECE; k++) code[k] = 0;
+        for (size_t k = 0; k < size; k++) {
+            int32_t byte = 0;
+            for (size_t c = 0; c < per_byte; c++) byte |= (code[k * per_byte + c] & (2 * half - 1)) << (size_t)bits * c;
+            codes[j / per_byte + k] = (uint8_t)byte;
+        }
+    }
+    const size_t used = (d + per_byte - 1) / per_byte;
+    memset(codes + used, 0, (used + 3) / 4 * 4 - used);
 }
 
 #define ENCODE_INT(name, bits)                                                                                  \
     static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
                                        const float *x, const fe_rounding *rounding)                             \
     {                                                                                                           \
-        (void)numbers, (void)part, (void)rounding;                                                              \
-        for (size_t i = 0; i < n; i++) quantise((char *)rows[i], x + i * d, d, bits);                           \
+        const uint64_t start = start_of_keys(rounding, part);                                                   \
+        uint32_t key[2];                                                                                        \
+        for (size_t i = 0; i < n; i++) {                                                                        \
+            key_of_row(key, start, numbers[i]);                                                                 \
+            quantise((char *)rows[i], x + i * d, d, bits, rounding->stochastic ? key : NULL);                   \
+        }                                                                                                       \
     }
 ENCODE_INT(int8, 8)
 ENCODE_INT(int4, 4)

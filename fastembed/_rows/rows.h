@@ -155,14 +155,21 @@ typedef struct fe_codec {
     void (*decode)(const void *const *rows, size_t n, size_t d, float *out);
 
     /* rows[i][j] = x[i * d + j], rounded. numbers: of the rows; part 0 and 1 are rounded in different ways. int8, int4, int2:
-     * the x must be finite, and are always rounded to the nearest. */
+     * the x must be finite. */
     void (*encode)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, const float *x,
                    const fe_rounding *rounding);
 } fe_codec;
 
+/* decode, step and encode in one; w -= fade w comes first. d is a multiple of 32. */
+typedef void fe_fused(void *const *rows, void *const *states, const int64_t *numbers, const float *const *grads,
+                      size_t n, size_t d, const fe_hyper *hyper, float fade, const fe_rounding *rounding);
+
 typedef struct fe_rows {
     const char *isa;
     fe_codec codec[FE_DTYPES];
+
+    /* For a step on rows and states of these dtypes; NULL: there is none. */
+    fe_fused *(*fused)(int dtype, int state_dtype, int step);
 
     /* rows[i] = the row ids[i] of a table of v rows. Returns 0 if an id lies outside 0..v; its row is then the first. */
     int (*point32)(const int32_t *ids, size_t n, const char *table, uint64_t v, size_t row_bytes, const void **rows);

@@ -74,6 +74,9 @@ FE_INLINE vec sqrt_vec(vec x) { return (vec)_mm256_sqrt_ps((__m256)x); }
 #else
 FE_INLINE vec sqrt_vec(vec x) { return (vec)sqrt_vec4((vec4)x); }
 #endif
+#else
+#define sqrt_vec sqrt_float
+#define choose_vec choose_float
 #endif
 #define SQRT(V, x) FE_PASTE(sqrt, V)(x)
 
@@ -90,17 +93,17 @@ FE_INLINE float choose_float(int32_t m, float a, float b) { return m ? a : b; }
 
 /* ---- ids ------------------------------------------------------------------------------------------------------ */
 
-#define POINT(bits)                                                                                               \
-    static int FE_NAME(point##bits)(const int##bits##_t *ids, size_t n, const char *table, uint64_t v,            \
-                                    size_t row_bytes, const void **rows)                                          \
-    {                                                                                                             \
-        uint64_t bad = 0;                                                                                         \
-        for (size_t i = 0; i < n; i++) {                                                                          \
-            const uint64_t row = (uint64_t)(int64_t)ids[i], outside = row >= v;                                   \
-            bad |= outside;                                                                                       \
-            rows[i] = table + (outside ? 0 : row) * row_bytes;                                                         \
-        }                                                                                                         \
-        return !bad;                                                                                              \
+#define POINT(bits)                                                                                    \
+    static int FE_NAME(point##bits)(const int##bits##_t *ids, size_t n, const char *table, uint64_t v, \
+                                    size_t row_bytes, const void **rows)                               \
+    {                                                                                                  \
+        uint64_t bad = 0;                                                                              \
+        for (size_t i = 0; i < n; i++) {                                                               \
+            const uint64_t row = (uint64_t)(int64_t)ids[i], outside = row >= v;                        \
+            bad |= outside;                                                                            \
+            rows[i] = table + (outside ? 0 : row) * row_bytes;                                         \
+        }                                                                                              \
+        return !bad;                                                                                   \
     }
 POINT(32)
 POINT(64)
@@ -729,15 +732,16 @@ static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64
 /* ---- storage dtypes ------------------------------------------------------------------------------------------------ */
 
 #include "codecs_impl.h"
+#include "fused_impl.h"
 
 const fe_rows FE_NAME(fe_rows) = {
     FE_TEXT(FE_ISA),
-    {
-        {FE_NAME(copy_float32), FE_NAME(sum_float32), NULL, NULL},
+    {{FE_NAME(copy_float32), FE_NAME(sum_float32), NULL, NULL},
 #define CODEC_ENTRY(name) {FE_NAME(copy_##name), FE_NAME(sum_##name), FE_NAME(decode_##name), FE_NAME(encode_##name)},
-        CODEC_ENTRY(bfloat16) CODEC_ENTRY(float16) CODEC_ENTRY(int8) CODEC_ENTRY(int4) CODEC_ENTRY(int2)
+     CODEC_ENTRY(bfloat16) CODEC_ENTRY(float16) CODEC_ENTRY(int8) CODEC_ENTRY(int4) CODEC_ENTRY(int2)
 #undef CODEC_ENTRY
     },
+    FE_NAME(fused),
     FE_NAME(point32),
     FE_NAME(point64),
     FE_NAME(runs),

@@ -102,7 +102,7 @@ CHECKS = {
     "gradient_accumulation_steps": _or_none(count),
     "untouched": _one_of(*MODES),
     "on_nonfinite": _one_of("raise", "skip"),
-    "state_dtype": _one_of("float32", "bfloat16"),
+    "state_dtype": _one_of("float32", "bfloat16", "int8"),
     "rounding": _one_of("stochastic", "nearest"),
     "rounding_seed": _seed,
     "momentum": _fraction,

@@ -21,7 +21,6 @@ from fastembed.slices import IndexedSlices
 from fastembed.table import Table, locked
 from fastembed.threads import Lock
 
-
 _GOLDEN = 0x9E3779B97F4A7C15  # from the rounding seed of one variable to that of the next
 
 
@@ -50,7 +49,8 @@ class Optimizer(serialization.Configurable):
             row-sparse.
         on_nonfinite: what happens where a gradient has an infinite number or NaN; nothing is written. "raise": a
             ValueError. "skip": the call does not count, except in `skipped`.
-        state_dtype: the storage dtype of the state: "float32", or "bfloat16", which has half the size.
+        state_dtype: the storage dtype of the state: "float32"; "bfloat16", of half the size; or, where the state is a
+            momentum alone (SGD, Lion, RowwiseLARS), "int8" with a scale for each row, of a quarter.
         rounding: how rows and states that are not float32 are rounded after a step. "stochastic": up or down, with a
             probability that makes the mean exact, so that small changes are not lost. "nearest".
         rounding_seed: int, what stochastic rounding depends on, besides the step, the row and the column.
@@ -195,7 +195,7 @@ class Optimizer(serialization.Configurable):
 
     @property
     def variables(self):
-        """The states of the variables seen so far: float32 arrays (rows, state width), the memory itself."""
+        """The states of the variables seen so far: arrays of `state_dtype`, the memory itself."""
         return [kept.state_vs for kept in self._variables.values() if kept.state_vs is not None]
 
     def state(self, variable):
@@ -205,7 +205,8 @@ class Optimizer(serialization.Configurable):
             variable: a Table or array that was trained or given to `build`.
 
         Returns:
-            dict of float32 arrays: (rows, dim), or (rows,) for a number for each row; with `use_ema` "average" too.
+            dict of arrays of `state_dtype`: (rows, dim), or (rows,) for a number for each row; with `use_ema` "average"
+            too. A state of int8 is decoded: new arrays of float32.
 
         Raises:
             KeyError: the optimizer does not know it.
@@ -219,10 +220,10 @@ class Optimizer(serialization.Configurable):
         """
         kept = self._known(variable)
         self.catch_up(variable)
-        parts = {}
+        parts, state_vs = {}, kept.state_vs if self.state_dtype != "int8" else ops.decode(kept.state_rows)
         for name, part in kept.parts.items():
             per_row = ops.STATES[kept.step][name] == ops.ROW
-            parts[name] = kept.state_vs[:, part.start] if per_row else kept.state_vs[:, part]
+            parts[name] = state_vs[:, part.start] if per_row else state_vs[:, part]
         parts.update({name: array for name, array in kept.own.items() if isinstance(array, np.ndarray)})
         return {**parts, "average": self.average(variable)} if self.use_ema else parts
 
@@ -474,7 +475,7 @@ class Optimizer(serialization.Configurable):
             gradient,
             step,
             hyper,
-            kept.state_vs,
+            kept.state_rows,
             groups,
             constraint if last else None,
             everywhere,

@@ -14,6 +14,8 @@ from fastembed import ops
 from fastembed.optimizers.history import REPLAY, History
 from fastembed.table import Table
 
+_BOUND = ("_variable", "rows", "state_rows")  # what bind() sets
+
 
 class Kept:
     """What an optimizer keeps of a variable under training: the state of its rows (a float32 row for each), and what
@@ -22,6 +24,7 @@ class Kept:
 
     def __init__(self, variable, optimizer, number):
         """number: its place among the variables of the optimizer."""
+        self.state_vs = None
         self.bind(variable)
         self.number = number
         self.name = getattr(variable, "name", "")
@@ -29,7 +32,9 @@ class Kept:
         self.step = optimizer.step(self.ndim)
         self.num_passes = optimizer.num_passes(self.ndim)
         self.parts = ops.state_parts(self.step, self.rows.dim)
+        ops.check_state_dtype(self.step, optimizer.state_dtype)
         self.state_vs = _new_state(len(self.rows), self.parts, optimizer.initial(), optimizer.state_dtype)
+        self.bind(variable)
         self.weight_decay = optimizer.decay_of(self)
         self.own = optimizer.begin(self.rows, self.ndim, self.weight_decay)
         self.moves = optimizer.at_rest == "weights" or self.weight_decay > 0  # without a gradient
@@ -48,6 +53,7 @@ class Kept:
         """Belongs to this variable from now on."""
         self._variable = weakref.ref(variable)
         self.rows = variable.rows if isinstance(variable, Table) else ops.rows_of(matrix_of(variable), "variable")
+        self.state_rows = None if self.state_vs is None else ops.rows_of(self.state_vs)
 
     @property
     def variable(self):
@@ -55,13 +61,13 @@ class Kept:
         return self._variable()
 
     def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name not in ("_variable", "rows")}
+        return {name: value for name, value in self.__dict__.items() if name not in _BOUND}
 
     @property
     def rounds(self):
         """Whether rows or their states are not float32."""
-        state_rounds = self.state_vs is not None and self.state_vs.dtype != np.float32
-        return state_rounds or self.rows.storage != "float32"
+        storages = {rows.storage for rows in (self.rows, self.state_rows) if rows is not None}
+        return storages != {"float32"}
 
     @property
     def constraint(self):
@@ -156,7 +162,7 @@ class Kept:
 
     def update(self, gradient, groups, step, hyper, **how):
         """One pass over the rows, for `ops.run`."""
-        return ops.Update(self.rows, gradient, step, hyper, self.state_vs, groups, scales=self.scales, **how)
+        return ops.Update(self.rows, gradient, step, hyper, self.state_rows, groups, scales=self.scales, **how)
 
     def average_rows(self, calls, keeps):
         """All averages, up to date after `calls` calls."""
