@@ -97,7 +97,7 @@ class Checkpoint:
                     about["optimizer"] |= {"counters": counters, "trains": [names[key] for key in known]}
                 for number, (name, variable) in enumerate(variables.items()):
                     numbers, arrays = _snapshot(variable, known.get(id(variable)))
-                    kinds = {what: [_kind(array), *array.shape] for what, array in arrays.items()}
+                    kinds = {what: _kind(array) for what, array in arrays.items()}
                     one = {"shape": list(variable.shape), "arrays": kinds, "numbers": numbers}
                     about["variables"][name] = one
                     for what, array in arrays.items():
@@ -232,8 +232,9 @@ def _memory(variable):
 
 
 def _kind(array):
-    """The name of a storage dtype, or of another one."""
-    return dtypes.name_of(array.dtype)[0] or array.dtype.name
+    """The name of its dtype and its shape; of a quantised one also how many elements a row has."""
+    name, dim = dtypes.name_of(array.dtype)
+    return [name or array.dtype.name, *array.shape, *([dim] if name in dtypes.QUANTISED else [])]
 
 
 def _describe(variable):
@@ -281,7 +282,7 @@ def _open(path):
                     raise ValueError(f"an array of a checkpoint must be one of {_DTYPES}. Received: {dtype!r}")
                 file_name = os.path.join(path, f"{number}.{what}.npy")
                 if dtype in dtypes.QUANTISED:
-                    kind = dtypes.of_rows(dtype, one["shape"][1])
+                    kind = dtypes.of_rows(dtype, shape.pop())
                 else:
                     kind = np.dtype("uint16" if dtype == "bfloat16" else dtype)
                 array = open_npy(file_name, "r", tuple(shape), kind)

@@ -806,15 +806,21 @@ def test_rows_that_are_not_there(what, value, saved):
 
 
 @pytest.mark.parametrize("untouched", ["skip", "dense", "catch_up"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_storage_dtypes(dtype, untouched, path):
+@pytest.mark.parametrize(
+    ("dtype", "make"),
+    [
+        ("bfloat16", lambda mode: optimizers.Adam(0.1, state_dtype="bfloat16", untouched=mode)),
+        ("float16", lambda mode: optimizers.SGD(0.1, momentum=0.9, state_dtype="int8", untouched=mode)),
+    ],
+    ids=["bfloat16", "float16"],
+)
+def test_storage_dtypes(dtype, make, untouched, path):
     """Tables and states that are not float32, and a quantised table beside them."""
 
     def start():
         served = Embedding(20, 5, embeddings_initializer=initial(2))
         served.quantize("int4")
-        optimizer = optimizers.Adam(0.1, state_dtype="bfloat16", untouched=untouched)
-        return Embedding(20, 5, "ones", dtype=dtype), served, optimizer
+        return Embedding(20, 5, "ones", dtype=dtype), served, make(untouched)
 
     def train(layer, optimizer, ids):
         for i in ids:
