@@ -18,9 +18,20 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import reference as ref
+from peers import need
 
 import fastembed
-from fastembed import Embedding, IndexedSlices, Ragged, Table, constraints, initializers, optimizers, regularizers
+from fastembed import (
+    Embedding,
+    IndexedSlices,
+    Ragged,
+    Table,
+    constraints,
+    dtypes,
+    initializers,
+    optimizers,
+    regularizers,
+)
 from fastembed.serialization import deserialize, serialize
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*takes norms over all rows")
@@ -557,17 +568,24 @@ def test_constant_rows(fact):
     assert make(fact["given"])(fact["shape"]).tolist() == [[1, 2]] * 3
 
 
+def dtype_of(fact):
+    """The name of the dtype or policy that a layer is given; None: none."""
+    dtype = fact["given"].get("dtype")
+    return dtype["with"]["name"] if isinstance(dtype, dict) else dtype
+
+
+def no_storage(fact):
+    return dtype_of(fact) in {"float64", "int32"} - set(dtypes.PLAIN)
+
+
 @difference(
     "dtypes of tables",
     "every float and int",
-    "every float; int8 and others by quantization",
-    "float32, and float16 or bfloat16 for the output by a mixed policy; else TypeError",
-    layer_configs=lambda fact: (
-        fact["given"].get("dtype") in ("float16", "float64", "bfloat16", "int32")
-        or fact["given"].get("dtype") == {"call": "mixed_precision.Policy", "with": {"name": "float64"}}
-    ),
-    calls=lambda fact: fact["given"].get("dtype") in ("float16", "float64", "bfloat16"),
-    losses=lambda fact: fact["given"].get("dtype") == "float64",
+    "every float; int8 and int4 by quantization",
+    "float32, float16 and bfloat16; int8, int4 and int2 by quantization; else TypeError",
+    layer_configs=no_storage,
+    calls=no_storage,
+    losses=no_storage,
 )
 def test_dtypes_of_tables(fact):
     with pytest.raises(TypeError, match="`dtype` must be one of"):
@@ -586,6 +604,106 @@ def test_dtypes_of_initializers(fact):
 def test_dtypes_of_regularizers(fact):
     with pytest.raises(TypeError, match="must be float32 or float64"):
         make(fact["given"])(array(FACTS["matrices"][fact["matrix"]], fact["dtype"]))
+
+
+@difference(
+    "look-ups of a float16 or bfloat16 table",
+    "have the dtype of the table",
+    "have the dtype of the table",
+    "float32 of the same values, as NumPy is slow in half precision; mixed policies have float16 and bfloat16",
+    calls=lambda fact: dtype_of(fact) in ("float16", "bfloat16"),
+)
+def test_lookups_of_half_precision(fact):
+    layer, ids = filled(fact["given"]), ids_of(fact["ids"], fact["ids_as"])
+    assert (layer.dtype, layer.compute_dtype) == (dtype_of(fact), "float32")
+    out, wanted = layer(ids), fact["call"]
+    assert wanted["output_dtype"] == layer.dtype
+    assert (out.to_list() if "splits" in wanted else out.tolist()) == wanted["output"]
+    assert (out.flat_values if "splits" in wanted else out).dtype == np.float32
+    same_mask(layer.compute_mask(ids), fact["compute_mask"])
+
+
+@difference(
+    "`quantize`",
+    "not there",
+    "int8: codes in -127..127 and a scale for each row; int4: a scale and a zero for each 128 columns of a row",
+    "int8, int4 and int2: a scale and an offset for each row, so that its least and largest number stay as they are",
+)
+def test_quantize():
+    table = np.array([[0.0, 0.25, 1.0], [-3.0, 2.0, -1.0]], np.float32)
+    for mode in ("int8", "int4", "int2"):
+        layer = Embedding(2, 3, weights=table)
+        layer.quantize(mode)
+        np.testing.assert_allclose(layer([0, 1])[[0, 0, 1, 1], [0, 2, 0, 1]], [0, 1, -3, 2], atol=1e-6)
+
+
+@difference(
+    "policies of quantised layers",
+    "unknown",
+    "int8_from_float32, int4/128_from_float32, int4/-1_from_float32 and so on; ValueError for int8 from float16",
+    "all are read and written; int8 from float16 and int2_from_float32 are, too, which Keras does not read",
+)
+def test_policies_of_quantised_layers():
+    for name in ("int8_from_float32", "int4/128_from_float32", "int4/-1_from_float16", "int4_from_float32"):
+        mode, _, source = name.partition("_from_")
+        policy = {"class_name": "QuantizedDTypePolicy", "config": {"mode": mode, "source_name": source}}
+        for dtype in (name, policy):
+            layer = Embedding(5, 2, dtype=dtype)
+            assert (layer.dtype_policy, layer.dtype) == (name, mode[:4])
+            assert layer.get_config()["dtype"]["config"] == policy["config"]
+            assert Embedding.from_config(layer.get_config()).get_config() == layer.get_config()
+    for mode, source, wanted in (
+        ("int8", "float16", {"mode": "int8", "source_name": "float16"}),
+        ("int4", "float32", {"mode": "int4/128", "source_name": "float32"}),
+        ("int2", "float32", None),
+    ):
+        layer = Embedding(5, 2, dtype=source)
+        layer.quantize(mode)
+        dtype = layer.get_config()["dtype"]
+        assert (dtype == "int2_from_float32") if wanted is None else (dtype["config"] == wanted)
+        assert Embedding.from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+@difference(
+    "files of quantised layers",
+    "not there",
+    "hold the codes",
+    "Keras's are read: int8 and int4 stay so, int4 with several scales for a row becomes float32; ours are float32",
+)
+def test_files_of_quantised_layers(tmp_path):
+    """tests/test_formats.py reads Keras's."""
+    need("h5py")
+    layer = Embedding(5, 2, weights=PATTERNS[5, 2])
+    layer.quantize("int8")
+    fastembed.formats.save(layer, tmp_path / "a.keras")
+    loaded = fastembed.formats.load(tmp_path / "a.keras")
+    assert loaded.dtype == "float32"
+    assert np.array_equal(loaded(range(5)), layer(range(5)))
+
+
+@difference(
+    "bfloat16 in the HDF5 files of Keras 2",
+    "written as two bytes without a meaning, and not read",
+    "written as two bytes without a meaning, and not read",
+    "both are read; written as float32, which Keras reads",
+)
+def test_bfloat16_in_hdf5(tmp_path):
+    need("h5py")
+    import h5py
+
+    layer = Embedding(5, 2, name="n", dtype="bfloat16", weights=PATTERNS[5, 2])
+    fastembed.formats.save(layer, tmp_path / "a.h5")
+    table = layer.embeddings
+    for dtype, array in (("<f4", None), (">f4", table.to_float32().astype(">f4")), ("V2", table.numpy().view("V2"))):
+        with h5py.File(tmp_path / "a.h5", "a") as file:
+            group = file["model_weights/n/n"]
+            if array is not None:
+                del group["embeddings:0"]
+                group["embeddings:0"] = array
+            assert group["embeddings:0"].dtype == dtype
+        loaded = fastembed.formats.load(tmp_path / "a.h5")
+        assert loaded.dtype == "bfloat16"
+        assert loaded.embeddings.numpy().tobytes() == table.numpy().tobytes()
 
 
 # ---- where the generations differ: arguments, configs and names --------------------------------------
@@ -1012,7 +1130,8 @@ def test_layer_configs(fact):
     built = {**FACTS["layer_configs"][0]["built"], **fact.get("built", {})}
     layer.build((None, 5))
     assert list(layer.embeddings.shape) == built["shape"]
-    assert (layer.dtype, layer.compute_dtype) == (built["dtype"], built["compute_dtype"])
+    half = dtype_of(fact) in ("float16", "bfloat16")  # see test_lookups_of_half_precision
+    assert (layer.dtype, layer.compute_dtype) == (built["dtype"], "float32" if half else built["compute_dtype"])
     assert f"{layer.embeddings.name}:0" == built["name"]
 
 

@@ -146,11 +146,20 @@ def test_layer_configs(part, module, identifier):
         {"dtype": "mixed_float16"},
         {"dtype": "mixed_float16", "trainable": False, "mask_zero": True, "activity_regularizer": "l1"},
         {"dtype": "mixed_bfloat16"},
+        {"dtype": "float16"},
+        {"dtype": "bfloat16", "embeddings_regularizer": "l2"},
+        {"dtype": "int8_from_float32"},
+        {"dtype": "int8_from_mixed_bfloat16"},
+        {"dtype": "int8_from_bfloat16"},
+        {"dtype": "int4_from_float32"},
+        {"dtype": "int4/128_from_float32"},
+        {"dtype": "int4/3_from_mixed_float16"},
+        {"dtype": "int4/-1_from_float16", "trainable": False},
     ],
     ids=str,
 )
 def test_other_layer_configs(arguments):
-    if arguments.get("dtype") == "mixed_bfloat16":
+    if "mixed_bfloat16" in arguments.get("dtype", ""):
         pytest.importorskip("ml_dtypes")
     theirs = keras.layers.Embedding(V, D, name="n", **arguments)
     ours = Embedding(V, D, name="n", **arguments)
@@ -294,6 +303,129 @@ def test_mixed_precision(policy, table, rng):
         assert ours.compute_dtype == theirs.compute_dtype
         filled = np.zeros(out.shape, out.dtype)
         assert np.array_equal(ours(ids, out=filled), out)
+
+
+QUANTISED = [
+    ("float32", "int8", None),
+    ("float32", "int4", None),
+    ("float32", "int4", 16),
+    ("float32", "int4", -1),
+    ("bfloat16", "int8", None),
+    ("mixed_float16", "int4", None),
+]
+
+
+@pytest.mark.parametrize(("dtype", "mode", "block"), QUANTISED, ids=str)
+def test_configs_of_quantised_layers(dtype, mode, block, table):
+    """What Keras writes after `quantize` is read, and written again to the letter; what we write Keras reads."""
+    theirs = keras.layers.Embedding(V, D, dtype=dtype, name="n", mask_zero=True)
+    theirs.build()
+    theirs.quantize(mode, config=block and keras.quantizers.Int4QuantizationConfig(block_size=block))
+    config = json.loads(json.dumps(theirs.get_config()))
+    for given in (config, theirs.get_config()):
+        again = Embedding.from_config(given)
+        same_config(again, theirs)
+        assert (again.dtype, again.dtype_policy) == (mode, theirs.dtype_policy.name)
+        same_config(serialization.deserialize(serialization.serialize(again)), theirs)
+    plain = Embedding(V, D, name="n", mask_zero=True, dtype=theirs.dtype_policy)
+    assert json.dumps(plain.get_config()) == json.dumps({**config, "quantization_config": None})
+    ours = Embedding(V, D, dtype=dtype, name="n", mask_zero=True)
+    ours.quantize(mode)
+    there = keras.layers.Embedding.from_config(ours.get_config())
+    same_config(ours, there)
+    there.build()
+    assert there.dtype_policy.quantization_mode == mode
+    if block is None:
+        assert ours.dtype_policy == theirs.dtype_policy.name
+
+
+def test_what_keras_does_not_read():
+    """int2, and int8 of what computes in float16."""
+    for dtype, mode in (("float32", "int2"), ("float16", "int8"), ("mixed_float16", "int8")):
+        ours = Embedding(V, D, dtype=dtype)
+        ours.quantize(mode)
+        same_config(Embedding.from_config(ours.get_config()), ours)
+        with pytest.raises((TypeError, ValueError), match=r"int2_from_float32|doesn't work well"):
+            keras.layers.Embedding.from_config(ours.get_config())
+    for dtype in ("float8_from_float32", "gptq/4/128_from_float32"):
+        with pytest.raises(TypeError, match="`dtype` must be one of"):
+            Embedding(V, D, dtype=keras.dtype_policies.get(dtype))
+
+
+def test_quantised_mixed_precision(table):
+    """Look-ups have the dtype that the policy computes in, as Keras's."""
+    pytest.importorskip("ml_dtypes")
+    ours, theirs = (make(V, D, weights=table, dtype="mixed_bfloat16") for make in (Embedding, keras.layers.Embedding))
+    ours.quantize("int8")
+    theirs.quantize("int8")
+    ids = np.arange(V, dtype="int32")
+    out, expected = ours(ids), theirs(keras.ops.convert_to_tensor(ids))
+    assert out.dtype.name == keras.backend.standardize_dtype(expected.dtype) == ours.compute_dtype == "bfloat16"
+    assert np.array_equal(out, ours.embeddings.to_float32().astype(out.dtype))
+    most = np.abs(table).max(1)[:, None]
+    assert (
+        np.abs(out.astype(np.float32) - numpy(keras.ops.cast(expected, "float32"))) <= most * (1 / 127 + 2**-6)
+    ).all()
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_quantize(mode, rng):
+    """Both are within half a step of what was there: theirs is 1/127 of the largest, or 1/15 of the range of a row."""
+    table = ref.random_table(rng, 200, 24) + np.float32(0.3)
+    ours, theirs = (make(200, 24, weights=table) for make in (Embedding, keras.layers.Embedding))
+    ours.quantize(mode)
+    theirs.quantize(mode)
+    ids = np.arange(200)
+    span, most = np.ptp(table, axis=1)[:, None], np.abs(table).max(1)[:, None]
+    steps = {"int8": 2**8 - 1, "int4": 2**4 - 1}[mode]
+    our_error = np.abs(ours(ids) - table)
+    their_error = np.abs(numpy(theirs(keras.ops.convert_to_tensor(ids.astype("int32")))) - table)
+    assert (our_error <= span / steps / 2 * 1.001).all()
+    # Keras rounds its zero too, so that an end of the range may be cut by half a step more.
+    assert (their_error <= (most / 127 / 2 if mode == "int8" else span / steps) * 1.001).all()
+    assert our_error.mean() <= their_error.mean()
+
+
+# ---- half precision ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype, table, rng):
+    """The same values; a step of SGD from Keras's gradient, which is rounded to the dtype of the table."""
+    ours, theirs = (make(V, D, weights=table, dtype=dtype) for make in (Embedding, keras.layers.Embedding))
+    ids = ref.random_ids(rng, 12, V).reshape(4, 3)
+    tensor = keras.ops.convert_to_tensor(ids.astype("int32"))
+
+    def values(found):
+        return numpy(keras.ops.cast(found, "float32"))
+
+    expected = theirs(tensor)
+    assert np.array_equal(ours(ids), values(expected))
+    assert np.array_equal(ours.embeddings.to_float32(), values(theirs.embeddings))
+    assert (ours.dtype, ours.dtype_policy) == (theirs.dtype, theirs.dtype_policy.name)
+    assert keras.backend.standardize_dtype(expected.dtype) == dtype
+    assert (ours.compute_dtype, ours(ids).dtype) == ("float32", np.float32)
+    upstream = rng.standard_normal((4, 3, D)).astype(np.float32)
+    slices = ours.gradient(ids, upstream)
+
+    def loss():
+        return keras.ops.sum(keras.ops.cast(theirs(tensor), "float32") * keras.ops.convert_to_tensor(upstream))
+
+    rounding = {"rtol": 2.0**-6, "atol": 2.0**-5} if dtype == "bfloat16" else {"rtol": 2.0**-9, "atol": 2.0**-8}
+    (gradient,) = half_gradients(loss, theirs.embeddings)
+    np.testing.assert_allclose(slices.to_dense(), gradient, **rounding)
+    optimizers.SGD(0.5).apply([slices], [ours.embeddings])
+    keras.optimizers.SGD(0.5).apply([keras.ops.cast(gradient, dtype)], [theirs.embeddings])
+    np.testing.assert_allclose(ours.embeddings.to_float32(), values(theirs.embeddings), **rounding)
+
+
+def half_gradients(function, variable):
+    """As gradients, of one variable of half precision: NumPy has no bfloat16 of TensorFlow or torch."""
+    if BACKEND == "torch":
+        variable.value.grad = None
+        function().backward()
+        return [variable.value.grad.float().numpy().copy()]
+    return [np.asarray(gradient, np.float32) for gradient in gradients(function, [variable])]
 
 
 # ---- LoRA --------------------------------------------------------------------------------------------

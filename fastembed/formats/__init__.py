@@ -26,11 +26,13 @@ def load(path, format=None, name=None):
             but one.
 
     Returns:
-        Embedding, built, float32, with the config that the file has; from weights alone with their name and shape.
+        Embedding, built, with the config that the file has; from weights alone with their name, shape and dtype.
+        Keras's int8 and int4 stay so, but int4 with several scales for a row becomes a table of the dtype before
+        (float32).
 
     Raises:
         ValueError: no such Embedding, or several and no `name` (the message lists them); a damaged file; one that
-            refers to other files; a quantised layer.
+            refers to other files; codes of which nothing says whether they are int8 or int4.
         TypeError: a dtype that tables do not have.
         OSError: the file cannot be read. ImportError: h5py is missing.
 
@@ -62,7 +64,8 @@ def save(layer, path, format=None):
         ValueError: an unknown suffix; a layer that Keras has no class for; a table that is trained in this very file.
         OSError: the disk is full, ...; `path` is then as it was. ImportError: h5py is missing.
 
-    Keras has no `padding_idx`: the row is written as it is, zero, and would train there.
+    Keras has no `padding_idx`: the row is written as it is, zero, and would train there. Its int8 and int4 have no
+    offsets: a quantised table is written as the float32 one that it decodes to. LoRA is merged.
 
     Example:
         >>> layer = fastembed.Embedding(10, 4, name="items")

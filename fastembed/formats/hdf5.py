@@ -1,6 +1,6 @@
 """HDF5 files: which matrices there are, and a matrix in chunks, in and out.
 
-May import: dtypes, saving. Do not break: no other file is read, whatever a file links to; and a matrix gets memory only
+May import: ops, saving. Do not break: no other file is read, whatever a file links to; and a matrix gets memory only
 after its size was held against the bytes that are there.
 """
 
@@ -12,7 +12,7 @@ import tempfile
 
 import numpy as np
 
-from fastembed import dtypes, saving
+from fastembed import ops, saving
 
 EXPANSION = 1100  # deflate makes up to 1032 bytes of one
 _DEEPEST = 100
@@ -95,47 +95,79 @@ def _check_heaps(raw, file, data, path):
         position = max(position, stop)
 
 
-def matrix(file, name, path):
-    """A dataset of `matrices` that a table can be read from."""
+def dataset(file, name, path, storages, shape=None):
+    """A dataset of one of these dtypes and of this shape (None: any) that can be read, and the name of its dtype."""
     data = file[name]
     about = f"Received: path={path!r}: {name!r}"
-    dtype = "bfloat16" if text(data.attrs, "dtype") == "bfloat16" else data.dtype.newbyteorder("=").name
-    if dtype.startswith(("int", "uint")):
-        raise ValueError(f"`path` must hold floats; quantised tables are not read in this version. {about} is {dtype}")
-    if dtype not in dtypes.STORAGE:
-        raise TypeError(f"`path` must hold a table of one of {sorted(dtypes.STORAGE)}. {about} is {dtype}")
+    if not isinstance(data, h5py().Dataset):
+        raise ValueError(f"`path` must hold an array. {about} is a group")
+    dtype = dtype_name(data)
+    if dtype not in storages:
+        raise TypeError(f"`path` must hold a table of one of {sorted(storages)}. {about} is {dtype}")
     if data.external or data.is_virtual:
         raise ValueError(f"`path` must hold its tables itself. {about} is in other files")
+    if shape is not None and data.shape != shape:
+        raise ValueError(f"`path` must hold an array of shape {shape}. {about} is of shape {data.shape}")
     size, offset = math.prod(data.shape) * data.dtype.itemsize, data.id.get_offset() or 0
     there = min(data.id.get_storage_size(), file.id.get_filesize() - offset)
     if size > there * (EXPANSION if data.chunks else 1):
         raise ValueError(f"`path` must be a whole file. {about} has {size} bytes, of which {there} are there")
+    return data, dtype
+
+
+def dtype_name(data):
+    """The name of a dataset's dtype. HDF5 has no bfloat16: Keras writes two bytes without a meaning (and, but for the
+    layout of Keras 2, an attribute)."""
+    return "bfloat16" if data.dtype == "V2" else data.dtype.newbyteorder("=").name
+
+
+def blocks(data, size):
+    """Slices of the rows of a dataset, of at most saving.CHUNK bytes where a row takes `size` bytes; its own chunks are
+    read once."""
+    rows = data.chunks[0] if data.chunks else 1
+    step = max(1, saving.CHUNK // size // rows) * rows
+    return (slice(start, min(start + step, len(data))) for start in range(0, len(data), step))
+
+
+def read(data, table):
+    """Copies a dataset of floats into a table of its shape, some rows at a time."""
+    same = dtype_name(data) == table.storage
+    for part in blocks(data, data.shape[1] * data.dtype.itemsize):
+        if same:
+            array_vd = table.memory.view("V2") if table.storage == "bfloat16" else table.memory
+            data.read_direct(array_vd, part, part)
+        else:
+            ops.encode(table.rows, floats(data, part), part.start)
+
+
+def floats(data, rows):
+    """Some rows of a dataset of floats, as float32."""
+    array = data[rows]
+    if dtype_name(data) != "bfloat16":
+        return array.astype(np.float32)
+    return ops.decode(array.view(np.uint16).reshape(len(array), -1)).reshape(array.shape)
+
+
+def new_matrix(group, name, shape, storage):
+    """A dataset for a table of a storage dtype."""
+    data = group.create_dataset(name, shape, "V2" if storage == "bfloat16" else storage)
+    if storage == "bfloat16":
+        data.attrs["dtype"] = storage
     return data
 
 
-def read(data, table_vd):
-    """Copies a dataset into an array of its shape, some rows at a time."""
-    rows = data.chunks[0] if data.chunks else 1
-    chunks = saving.CHUNK // (data.shape[1] * data.dtype.itemsize) // rows
-    step = max(1, chunks) * rows  # whole ones, which are read once
-    for start in range(0, len(table_vd), step):
-        part = np.s_[start : start + step]
-        data.read_direct(table_vd, part, part)
-
-
-def pieces(fill, array_vd, rows, folder):
-    """The bytes of a new HDF5 file, one piece after the other. `fill(file)` makes all of it and returns the dataset for
-    a matrix like `array_vd`, whose bytes are `rows`; a temporary file in `folder` has everything else, and a hole for
-    the matrix."""
+def pieces(fill, rows, folder):
+    """The bytes of a new HDF5 file, one piece after the other. `fill(file)` makes all of it and returns the dataset of
+    a matrix, whose bytes are `rows`; a temporary file in `folder` has everything else, and a hole for the matrix."""
     with tempfile.TemporaryFile(dir=folder) as frame:
         with h5py().File(frame, "w") as file:
             data = fill(file)
-            data[:1] = array_vd[:1]  # only now HDF5 chooses a place
-            offset = data.id.get_offset()
+            data[:1] = np.zeros((1, data.shape[1]), data.dtype)  # only now HDF5 chooses a place
+            offset, size = data.id.get_offset(), math.prod(data.shape) * data.dtype.itemsize
         frame.seek(0)
         yield frame.read(offset)
         yield from rows
-        frame.seek(offset + array_vd.nbytes)
+        frame.seek(offset + size)
         yield frame.read()
 
 

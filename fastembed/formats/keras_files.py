@@ -1,7 +1,7 @@
 """The Embedding in files of Keras: `.keras`, `.weights.h5`, and HDF5 files of Keras 2.
 
-May import: hdf5, layers, saving, serialization, table. Do not break: a file is data. Of a config in it only the keys
-that are listed here are used, and no name in it is imported, evaluated or opened.
+May import: hdf5, keras_codes, layers, and what stands below them. Do not break: a file is data. Of a config in it only
+the keys that are listed here are used, and no name in it is imported, evaluated or opened.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ import zipfile
 import zlib
 from typing import NamedTuple
 
-from fastembed import saving, serialization
+from fastembed import dtypes, saving, serialization
 from fastembed._version import __version__
-from fastembed.formats import hdf5
+from fastembed.formats import hdf5, keras_codes
 from fastembed.layers import Embedding
 from fastembed.table import Table
 
@@ -39,8 +39,9 @@ _KEYS = {
     "input_length",
     "batch_input_shape",
 }
-# How the layer was run, and how its stored table (which has A B of LoRA in it) came about.
-_WITHOUT_MEANING = {"dynamic", "autocast", "lora_rank", "lora_alpha", "quantization_config"}
+_WITHOUT_MEANING = {"dynamic", "autocast"}  # how the layer was run
+_LORA = {"lora_rank", "lora_alpha"}  # of a stored table that mostly has A B in it
+_READ_ONLY = {"quantization_config"}  # unknown to Keras before 3.13
 _KERAS2_ONLY = {"input_length", "batch_input_shape"}
 
 
@@ -100,34 +101,65 @@ def _read(weights, found, path):
     """The layer, with its table."""
     if found.dataset is None:
         raise ValueError(f"`path` must hold the weights of {found.name!r}. Received: path={path!r}, which has none")
-    if found.config is not None:
-        layer = _layer(found.config, path)
-    data = hdf5.matrix(weights, found.dataset, path)
-    if found.config is None:
-        layer = Embedding(*data.shape, name=found.name, dtype=data.dtype.newbyteorder("="))
-    if data.shape != (layer.input_dim, layer.output_dim) or data.dtype.newbyteorder("=") != layer.dtype:
-        raise ValueError(
-            f"`path` must hold {layer.dtype} of shape {(layer.input_dim, layer.output_dim)} for {found.name!r}, as its "
-            f"config says. Received: path={path!r}: {found.dataset!r} is {data.dtype} of shape {data.shape}"
-        )
-    table = Table(data.shape, layer.dtype)
-    hdf5.read(data, table.numpy())
+    lora = _lora(weights, found, path)
+    layer = None if found.config is None else _layer(found.config, path, lora)
+    if hdf5.dtype_name(weights[found.dataset]) == "int8":
+        layer = _read_codes(weights, found, layer, lora, path)
+    else:
+        data, dtype = hdf5.dataset(weights, found.dataset, path, dtypes.PLAIN)
+        layer = layer or Embedding(*data.shape, name=found.name, dtype=dtype)
+        wider = (layer.dtype, dtype) == ("bfloat16", "float32")  # as `save` writes it for Keras 2
+        if data.shape != (layer.input_dim, layer.output_dim) or (dtype != layer.dtype and not wider):
+            raise ValueError(
+                f"`path` must hold {layer.dtype} of shape {(layer.input_dim, layer.output_dim)} for {found.name!r}, as "
+                f"its config says. Received: path={path!r}: {found.dataset!r} is {dtype} of shape {data.shape}"
+            )
+        table = Table(data.shape, layer.dtype)
+        hdf5.read(data, table)
+        layer.adopt(table)
+    for data, table in zip(lora, layer.weights[1:], strict=True):
+        hdf5.read(data, table)
+    return layer
+
+
+def _read_codes(weights, found, layer, lora, path):
+    """As _read, of a quantised layer. With several scales for a row, as no table here has, it becomes a plain one."""
+    codes = keras_codes.Codes(weights, found.dataset, path, layer)
+    config = found.config
+    if layer is None:
+        sizes = {"input_dim": codes.rows, "output_dim": codes.dim}
+        config = {**sizes, "name": found.name, "dtype": dtypes.quantised("float32", codes.mode, codes.dim)}
+        layer = _layer(config, path)
+    policy = dtypes.policy(layer.dtype_policy)
+    if codes.groups > 1:
+        plain = {"dtype": dtypes.source(policy.name), "quantization_config": None}
+        layer = _layer({**config, **plain}, path, lora)
+    table = Table((codes.rows, codes.dim), layer.dtype)
+    codes.read(table, policy.compute)
     layer.adopt(table)
     return layer
 
 
-def _layer(config, path):
-    """An Embedding, without its table, from its config in a file of either Keras."""
-    policy = config.get("dtype", "float32")
-    inner = policy.get("config") if isinstance(policy, dict) else {"name": policy}
-    dtype = inner.get("name") if isinstance(inner, dict) else None
-    quantised = "_from_" in str(dtype) or (isinstance(inner, dict) and "mode" in inner)
-    if quantised or config.get("quantization_config") is not None:
-        raise ValueError(f"`path` must hold no quantised layer in this version. Received: path={path!r}: {policy!r}")
-    if unknown := sorted(set(config) - _KEYS - _WITHOUT_MEANING):
+def _lora(weights, found, path):
+    """The datasets A and B, where they are not merged: in files of Keras 3 that have the layout of Keras 2."""
+    folder, _, name = found.dataset.rpartition("/")
+    place = f"{folder}/lora_embeddings_"
+    if name.isdecimal() or f"{place}a" not in weights:
+        return []
+    if found.config is None:
+        raise ValueError(f"`path` must say the `lora_alpha` of its LoRA. Received: path={path!r}, with {place}a")
+    rows, rank, dim = (found.config.get(key) for key in ("input_dim", "lora_rank", "output_dim"))
+    shapes = {"a": (rows, rank), "b": (rank, dim)}
+    return [hdf5.dataset(weights, place + each, path, ["float32"], shape)[0] for each, shape in shapes.items()]
+
+
+def _layer(config, path, lora=()):
+    """An Embedding, without its table, from its config in a file of either Keras; with LoRA that is not merged."""
+    if unknown := sorted(set(config) - _KEYS - _READ_ONLY - _WITHOUT_MEANING - _LORA):
         raise ValueError(f"`path` must hold the config of a Keras Embedding. Received: path={path!r}, with {unknown}")
+    keys = _KEYS | _READ_ONLY | (_LORA if lora else set())
     try:
-        return Embedding.from_config({key: value for key, value in config.items() if key in _KEYS})
+        return Embedding.from_config({key: value for key, value in config.items() if key in keys})
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"`path` must hold an Embedding of this version. Received: path={path!r}: {error}") from error
@@ -297,12 +329,13 @@ def save(layer, path, format):
         if "/" in layer.name or layer.name in ("", "."):
             raise ValueError(f"`layer.name` must be one that Keras takes. Received: name={layer.name!r}")
     hdf5.h5py()  # before anything is written
-    table = layer.embeddings
-    with saving.new_file(path) as beside, table.lock:
-        array_vd = table.numpy()
-        fill = _fill_keras2 if format == "keras2_h5" else _fill_weights
-        rows, folder = layer.merged_pieces(), os.path.dirname(beside)
-        content = hdf5.pieces(lambda file: fill(file, layer), array_vd, rows, folder)
+    keras2 = format == "keras2_h5"
+    fill, storage = _fill_keras2 if keras2 else _fill_weights, dtypes.policy(_policy(layer)).storage
+    if keras2 and storage == "bfloat16":  # which Keras, of any version, writes but does not read
+        storage = "float32"
+    with saving.new_file(path) as beside, layer.embeddings.lock:
+        rows, folder = layer.merged_pieces(storage), os.path.dirname(beside)
+        content = hdf5.pieces(lambda file: fill(file, layer, storage), rows, folder)
         if format != "keras":
             with open(beside, "xb") as file:
                 file.writelines(content)
@@ -320,15 +353,22 @@ def save(layer, path, format):
                     file.write(piece)
 
 
-def _fill_weights(file, layer):
+def _policy(layer):
+    """The dtype policy that a file says. A quantised table is written as float32: Keras's has no offsets."""
+    name = layer.dtype_policy
+    plain = dtypes.source(name)
+    return plain if name == plain or dtypes.policy(plain).storage == "float32" else "float32"
+
+
+def _fill_weights(file, layer, storage):
     """The layout of Keras 3, for a Sequential of one Embedding."""
     file.create_group("vars").attrs["name"] = "sequential"
     group = file.create_group("layers/embedding/vars")
     group.attrs["name"] = layer.name
-    return group.create_dataset("0", (layer.input_dim, layer.output_dim), layer.dtype)
+    return hdf5.new_matrix(group, "0", (layer.input_dim, layer.output_dim), storage)
 
 
-def _fill_keras2(file, layer):
+def _fill_keras2(file, layer, storage):
     """The layout of Keras 2, for a whole model."""
     weights = file.create_group("model_weights")
     group = weights.create_group(layer.name)
@@ -338,7 +378,7 @@ def _fill_keras2(file, layer):
     weights.attrs["layer_names"] = [layer.name]
     weights.create_group("top_level_model_weights").attrs["weight_names"] = []
     group.attrs["weight_names"] = [f"{layer.name}/embeddings:0"]
-    return group.create_dataset(f"{layer.name}/embeddings:0", (layer.input_dim, layer.output_dim), layer.dtype)
+    return hdf5.new_matrix(group, f"{layer.name}/embeddings:0", (layer.input_dim, layer.output_dim), storage)
 
 
 def _input(layer):
@@ -355,6 +395,7 @@ def _model(layer):
 
     shape = [None, None]
     config = {key: value for key, value in layer.get_config().items() if key in _KEYS - _KERAS2_ONLY}
+    config["dtype"] = dtypes.serialized(_policy(layer))
     layers = [
         envelope("keras.layers", "InputLayer", {"batch_shape": shape, **_input(layer)}),
         envelope("keras.layers", "Embedding", config, build_config={"input_shape": shape}),
@@ -368,7 +409,7 @@ def _model2(layer):
 
     config = {key: value for key, value in layer.get_config(version=2).items() if key in _KEYS}
     # A name is read by both; Keras 2's own form of a mixed policy by Keras 2 alone.
-    config["dtype"] = layer.dtype_policy
+    config["dtype"] = _policy(layer)
     layers = [
         {"class_name": "InputLayer", "config": {"batch_input_shape": [None, None], **_input(layer)}},
         {"class_name": "Embedding", "config": config},

@@ -4,6 +4,7 @@ May import: lora, and what stands below the layers. Do not break: a layer keeps 
 arguments and the tables alone; a look-up changes nothing but the activity loss, of a layer that has one.
 """
 
+import copy
 import itertools
 import os
 
@@ -42,14 +43,15 @@ class Embedding:
         mask_zero: bool; `compute_mask` then tells where the ids are not 0.
         input_length: int, a tuple of them (or None), or None: what `compute_output_shape` compares with.
         weights: an array (input_dim, output_dim) to begin with, or a list of one.
-        dtype: the dtype of table and output, or a Keras policy: "float32", "mixed_float16" (a float32 table, float16
-            output), "mixed_bfloat16" (with ml_dtypes).
+        dtype: the storage dtype of the table, "float32", "float16" or "bfloat16"; look-ups return float32. Or a Keras
+            policy: "mixed_float16" (a float32 table, float16 output), "mixed_bfloat16" (with ml_dtypes),
+            "int8_from_float32" (as after `quantize`).
         name: str, or None for `embedding`, `embedding_1`, ...
         trainable: bool.
         path: a .npy file for the table to live in (made if missing), or None for memory.
         padding_idx: an id whose row is zero and never trains, or None.
         lora_rank, lora_alpha: as in `enable_lora`, which building then calls.
-        quantization_config: None (others are not there yet).
+        quantization_config: None, or what a Keras config has there, for `get_config` alone.
 
     Raises:
         ValueError, TypeError: wrong arguments.
@@ -109,8 +111,7 @@ class Embedding:
         self.lora_alpha = self.lora_rank if lora_alpha is None else check_alpha(lora_alpha)
         if self.lora_rank is not None:
             self._check_lora()
-        if quantization_config is not None:
-            raise ValueError("`quantization_config` must be None in this version. Received: another one")
+        self.quantization_config = _check_quantization_config(quantization_config)
         self._batch_input_shape = None  # of a Keras 2 config
         self._table = self._lora = self._activity_loss = None
         self._build_lock = Lock()
@@ -533,10 +534,27 @@ class Embedding:
         self._lora = self.lora_rank = self.lora_alpha = None
         self._table.trainable = self._trainable
 
-    def merged_pieces(self):
-        """Yields the bytes of the rows that look-ups give, in chunks: the table, with LoRA's change in it."""
+    def merged_pieces(self, storage):
+        """Yields the bytes of the rows that look-ups give, in chunks, in a storage dtype: the table, with LoRA's change
+        in it."""
         table = self.embeddings
-        return saving.pieces(table.numpy()) if self._lora is None else self._lora.merged(table.current(None))
+        if self._lora is None and storage == table.storage:
+            yield from saving.pieces(table.numpy())
+            return
+        for _, values_vd in self._merged():
+            array = ops.zeros(values_vd.shape, storage)
+            ops.encode(array, values_vd)
+            yield memoryview(array.view(np.uint8)).cast("B")
+
+    def _merged(self):
+        """Yields (first row, float32 rows that look-ups give) in blocks."""
+        rows = self._table.current(None)
+        for block in ops.blocks(rows):
+            values_vd = ops.decode(rows, block)
+            if self._lora is not None:
+                values_vd = np.array(values_vd)
+                self._lora.add_change(values_vd, block.start)
+            yield block.start, values_vd
 
     def lora_gradients(self, ids, upstream):
         """The gradients of A and B.
@@ -571,16 +589,16 @@ class Embedding:
     def quantize(self, mode):
         """Stores the table from now on with 8, 4 or 2 bits for each element, for look-ups alone. LoRA is merged first.
 
-        A row has a scale and an offset: of int8, an element is wrong by 1/510 of the range of its row at most, of int4 by
-        1/30, of int2 by 1/6. A row that is constant stays as it is. It is done in blocks: beside the table there is the
-        quantised one and a few megabytes.
+        A row has a scale and an offset: of int8, an element is wrong by 1/510 of the range of its row at most, of int4
+        by 1/30, of int2 by 1/6. A row that is constant stays as it is. It is done in blocks: beside the table there is
+        the quantised one and a few megabytes.
 
         Args:
             mode: "int8", "int4" or "int2".
 
         Raises:
-            ValueError: another mode; the layer is quantised already; a row that is not finite, which is named. The layer
-                is then as it was.
+            ValueError: another mode; the layer is quantised already; a row that is not finite, which is named. The
+                layer is then as it was.
 
         Source: keras.layers.Embedding.quantize, whose int8 is symmetric.
 
@@ -600,15 +618,11 @@ class Embedding:
             raise ValueError(f"a layer can be quantised once. Received: mode={mode!r} for one of {old.storage}")
         table = Table(old.shape, mode, name=old.name, trainable=False)
         with old.lock:
-            rows = old.current(None)
-            for block in ops.blocks(rows):
-                values_vd = ops.decode(rows, block)
-                if self._lora is not None:
-                    values_vd = np.array(values_vd)
-                    self._lora.add_change(values_vd, block.start)
-                ops.encode(table.rows, values_vd, block.start)
+            for first_row, values_vd in self._merged():
+                ops.encode(table.rows, values_vd, first_row)
         self._table = table
-        self._policy = dtypes.policy(f"{mode}_from_float32")
+        self._policy = dtypes.policy(dtypes.quantised(self._policy.name, mode, self.output_dim))
+        self.quantization_config = None
         self._lora = self.lora_rank = self.lora_alpha = self.path = None
 
     # ---- configs and files -----------------------------------------------------------------------------------------
@@ -641,15 +655,11 @@ class Embedding:
             config["dtype"] = policy.name if plain else {"class_name": "Policy", "config": {"name": policy.name}}
             config |= {**sizes, **parts, "mask_zero": self.mask_zero, "input_length": self.input_length}
         else:
-            config["dtype"] = {
-                "module": "keras",
-                "class_name": "DTypePolicy",
-                "config": {"name": policy.name},
-                "registered_name": None,
-            }
+            config["dtype"] = dtypes.serialized(policy.name)
             if self.activity_regularizer is not None:
                 config["activity_regularizer"] = parts["activity_regularizer"]
-            config |= {**sizes, **parts, "mask_zero": self.mask_zero, "quantization_config": None}
+            config |= {**sizes, **parts, "mask_zero": self.mask_zero}
+            config["quantization_config"] = copy.deepcopy(self.quantization_config)
             if self.lora_rank:
                 config |= {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
             if self.input_length is not None:  # unknown to Keras 3's config, though not to its layer
@@ -705,6 +715,20 @@ def _check_batch_input_shape(shape):
     if not isinstance(shape, (list, tuple)) or not all(n is None or type(n) is int for n in sizes):
         raise TypeError(f"`batch_input_shape` must be a list of integers. Received: batch_input_shape={shape!r}")
     return tuple(sizes)
+
+
+def _check_quantization_config(config):
+    """None, or a copy of the envelope of a Keras QuantizationConfig."""
+    if config is None:
+        return None
+    serialization.check_config(config)
+    known = ("Int8QuantizationConfig", "Int4QuantizationConfig")
+    if not isinstance(config, dict) or config.get("class_name") not in known:
+        raise ValueError(
+            f"`quantization_config` must be None or the serialized form of one of {list(known)}. Received: "
+            f"quantization_config={config!r}"
+        )
+    return copy.deepcopy(config)
 
 
 def _flag(name, value):

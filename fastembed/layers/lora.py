@@ -1,13 +1,12 @@
 """LoRA: a change of a table that has low rank, beside it.
 
-May import: table, ops. Do not break: nothing here is as large as the table, but A, which has `rank` columns.
+May import: table. Do not break: nothing here is as large as the table, but A, which has `rank` columns.
 """
 
 import numbers
 
 import numpy as np
 
-from fastembed import ops
 from fastembed.table import Table, check_size
 
 _BLOCK = 1 << 20  # elements of the table that are changed at once
@@ -66,13 +65,3 @@ class Lora:
         for start in range(0, len(values_vd), step):
             block = values_vd[start : start + step]
             block += self.a.numpy()[first_row + start : first_row + start + len(block)] @ scaled_b
-
-    def merged(self, rows):
-        """The bytes of a table (`ops.Rows`) with the change, in blocks."""
-        step = max(1, _BLOCK // rows.dim)
-        for start in range(0, len(rows), step):
-            values = np.array(ops.decode(rows, slice(start, start + step)))
-            self.add_change(values, start)
-            block = ops.zeros(values.shape, rows.storage)
-            ops.encode(block, values)
-            yield memoryview(block.view(np.uint8)).cast("B")
