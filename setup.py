@@ -1,4 +1,4 @@
-"""Builds fastembed._core; everything else about the distribution is in pyproject.toml.
+"""Builds fastembed._core, and _core64 from the same files; everything else about the distribution is in pyproject.toml.
 
 FASTEMBED_OPENMP=0 builds without OpenMP (one thread); FASTEMBED_DEBUG=1 with bounds checks, assertions, traps for
 undefined behaviour, and symbols.
@@ -15,7 +15,7 @@ OPENMP = os.environ.get("FASTEMBED_OPENMP", "1") != "0"
 DEBUG = os.environ.get("FASTEMBED_DEBUG", "0") == "1"
 
 # The same bits on every processor: no contraction to fused multiply-add, no reordering, no -march=native.
-UNIX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi"]
+UNIX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden"]
 # A row may start at any multiple of 4 bytes, so alignment is not checked.
 TRAPS = ["-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 UNIX += ["-g", "-UNDEBUG", *TRAPS] if DEBUG else ["-g0"]
@@ -37,6 +37,7 @@ class BuildExt(build_ext):
 
     def build_extensions(self):
         self.force = True  # objects of another configuration may lie in build/
+        self.parallel = None  # both extensions are made of the same files of C
         kind = self.compiler.compiler_type
         compile_flags, link_flags = FLAGS[kind]
         if OPENMP:
@@ -49,10 +50,20 @@ class BuildExt(build_ext):
 
 
 ROWS = "fastembed/_rows/"
-core = Extension(
-    "fastembed._core",
-    ["fastembed/_core.pyx"] + [f"{ROWS}rows_{name}.c" for name in ("base", "avx2", "avx512", "select")],
-    depends=[f"{ROWS}{name}.h" for name in ("rows", "rows_impl", "steps_impl", "codecs_impl", "codec_impl", "fused_impl", "parallel", "scalars")],
-)
+SOURCES = [f"{ROWS}rows_{name}.c" for name in ("base", "avx2", "avx512", "select")]
+HEADERS = ("rows", "rows_impl", "steps_impl", "codecs_impl", "codec_impl", "fused_impl", "parallel", "scalars")
+
+
+def core(name, macros=()):
+    """An extension with the row functions of its own."""
+    return Extension(
+        f"fastembed.{name}",
+        [f"fastembed/{name}.pyx", *SOURCES],
+        depends=["fastembed/_core.pyx", *(f"{ROWS}{header}.h" for header in HEADERS)],
+        define_macros=list(macros),
+    )
+
+
+cores = [core("_core"), core("_core64", [("FE_DOUBLE", "1")])]
 directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
-setup(ext_modules=cythonize(core, compiler_directives=directives, force=True), cmdclass={"build_ext": BuildExt})
+setup(ext_modules=cythonize(cores, compiler_directives=directives, force=True), cmdclass={"build_ext": BuildExt})

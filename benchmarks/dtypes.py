@@ -95,9 +95,14 @@ def torch_bag(args, dtype):
     torch = load_torch(args)
     if torch is None:
         return None
-    pack = getattr(torch.ops.quantized, "embedding_bag_byte_prepack" if dtype == "int8" else "embedding_bag_4bit_prepack")
+    pack = getattr(
+        torch.ops.quantized, "embedding_bag_byte_prepack" if dtype == "int8" else "embedding_bag_4bit_prepack"
+    )
     packed = torch.cat([pack(torch.tensor(values_vd)) for _, values_vd in pieces(args)])
-    look = getattr(torch.ops.quantized, "embedding_bag_byte_rowwise_offsets" if dtype == "int8" else "embedding_bag_4bit_rowwise_offsets")
+    look = getattr(
+        torch.ops.quantized,
+        "embedding_bag_byte_rowwise_offsets" if dtype == "int8" else "embedding_bag_4bit_rowwise_offsets",
+    )
     offsets = torch.arange(args.bags + 1) * args.bag_size
     run = torch.no_grad()(lambda ids: look(packed, ids, offsets, mode=0, include_last_offset=True))
     return Contestant("torch", run, lambda ids: torch.from_numpy(ids.reshape(-1)), target=3)

@@ -1,4 +1,5 @@
-"""Types of the drivers. Arrays are C-contiguous; ids are int32 or int64; a suffix names the dimensions (see README).
+"""Types of the drivers, of _core and _core64. Arrays are C-contiguous; ids are int32 or int64; a suffix names the
+dimensions (see README).
 
 Functions that take ids return False where an id or a split is bad; `sort` returns the index of the groups.
 """
@@ -8,8 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Octets = NDArray[np.uint8]  # the bytes of the rows of a table (v, row_bytes(dtype, d)), beside its dtype's number in DTYPES
+Floats = NDArray[np.float32] | NDArray[np.float64]  # _core takes the first, _core64 the second
+# The bytes of the rows of a table (v, row_bytes(dtype, d)), beside its dtype's number in DTYPES.
+Octets = NDArray[np.uint8]
 Ids = NDArray[np.int32] | NDArray[np.int64]
 Splits = NDArray[np.int64]
 Arguments = NDArray[np.int32]

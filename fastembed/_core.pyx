@@ -6,6 +6,8 @@ May import: nothing of the package; only ops.py calls this module, with arrays i
 never reads or writes outside its arrays whatever the ids and row splits hold (they may change under our feet), it
 reports a bad id by its return value, and no result depends on the number of threads.
 
+Numbers are fe_real: fe_real here, and double in _core64, which is this file once more.
+
 The way of an id: it becomes a pointer to its row, a block of pointers goes to a row function. The way of a gradient:
 `Groups` sorts keys (row, part) once; `update` and `reduce` walk runs of equal rows, sum the parts of a run in a
 fixed order, and hand blocks of rows to an optimizer step. A part is what one id adds to the gradient of its row:
@@ -18,6 +20,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 
 cdef extern from "_rows/rows.h" nogil:
+    ctypedef double fe_real       # or a float, as C knows: a choice of it or a double is no double
     enum: FE_AHEAD
     enum: FE_AHEAD_STEP
     enum: FE_ADD
@@ -27,34 +30,34 @@ cdef extern from "_rows/rows.h" nogil:
     enum: FE_NON_NEG
     enum: FE_NORM
     ctypedef struct fe_hyper:
-        float learning_rate
-        float momentum
-        float beta_1
-        float beta_2
-        float epsilon
-        float weight_decay
-        float scale_m
-        float scale_g
-        float scale_v
-        float l1
-        float l2
-        float l2_shrinkage
-        float power
-        const float *columns
+        fe_real learning_rate
+        fe_real momentum
+        fe_real beta_1
+        fe_real beta_2
+        fe_real epsilon
+        fe_real weight_decay
+        fe_real scale_m
+        fe_real scale_g
+        fe_real scale_v
+        fe_real l1
+        fe_real l2
+        fe_real l2_shrinkage
+        fe_real power
+        const fe_real *columns
     ctypedef struct fe_constraint:
         int kind
-        float low
-        float high
-        float rate
-    ctypedef void fe_step(float **rows, float **states, const float **grads, size_t n, size_t d,
+        fe_real low
+        fe_real high
+        fe_real rate
+    ctypedef void fe_step(fe_real **rows, fe_real **states, const fe_real **grads, size_t n, size_t d,
                           const fe_hyper *hyper, double *sums) noexcept nogil
     enum: FE_TERMS
     enum: FE_PARTS
     ctypedef struct fe_lapse:
-        float fade
-        float decay[FE_PARTS]
-        float move[FE_TERMS]
-    ctypedef void fe_lapse_row(float **rows, float **states, size_t d, const fe_hyper *hyper,
+        fe_real fade
+        fe_real decay[FE_PARTS]
+        fe_real move[FE_TERMS]
+    ctypedef void fe_lapse_row(fe_real **rows, fe_real **states, size_t d, const fe_hyper *hyper,
                                const fe_lapse *lapse) noexcept nogil
     ctypedef struct fe_step_about:
         const char *name
@@ -65,7 +68,7 @@ cdef extern from "_rows/rows.h" nogil:
         int stochastic
         uint64_t seed
         uint64_t step
-    enum: FE_float32
+    enum: FE_REAL
     enum: FE_DTYPES
     ctypedef struct fe_dtype_about:
         const char *name
@@ -74,13 +77,13 @@ cdef extern from "_rows/rows.h" nogil:
     const fe_dtype_about *fe_dtypes
     size_t fe_row_bytes(int dtype, size_t d)
     ctypedef struct fe_codec:
-        void (*copy)(const void **rows, size_t n, size_t d, float *out, int stream) noexcept nogil
-        void (*sum)(const void **rows, const float *w, size_t n, size_t d, float *out, int flags) noexcept nogil
-        void (*decode)(const void **rows, size_t n, size_t d, float *out) noexcept nogil
-        void (*encode)(void **rows, const int64_t *numbers, size_t n, size_t d, int part, const float *x,
+        void (*copy)(const void **rows, size_t n, size_t d, fe_real *out, int stream) noexcept nogil
+        void (*sum)(const void **rows, const fe_real *w, size_t n, size_t d, fe_real *out, int flags) noexcept nogil
+        void (*decode)(const void **rows, size_t n, size_t d, fe_real *out) noexcept nogil
+        void (*encode)(void **rows, const int64_t *numbers, size_t n, size_t d, int part, const fe_real *x,
                        const fe_rounding *rounding) noexcept nogil
-    ctypedef void fe_fused(void **rows, void **states, const int64_t *numbers, const float **grads, size_t n, size_t d,
-                           const fe_hyper *hyper, float fade, const fe_rounding *rounding) noexcept nogil
+    ctypedef void fe_fused(void **rows, void **states, const int64_t *numbers, const fe_real **grads, size_t n,
+                           size_t d, const fe_hyper *hyper, fe_real fade, const fe_rounding *rounding) noexcept nogil
     ctypedef struct fe_rows:
         const char *isa
         fe_codec *codec
@@ -89,24 +92,24 @@ cdef extern from "_rows/rows.h" nogil:
                        const void **rows) noexcept nogil
         int (*point64)(const int64_t *ids, size_t n, const char *table, uint64_t v, size_t row_bytes,
                        const void **rows) noexcept nogil
-        void (*runs)(const float **parts, const float *w, const int64_t *begins, int64_t first, size_t n, size_t d,
-                     float *sums, const float **grads) noexcept nogil
-        void (*sum_where)(const float **rows, const int32_t **args, const int32_t *index, const float *w, size_t n,
-                          size_t d, float *out, int add) noexcept nogil
-        void (*max)(const float **rows, const float *w, size_t n, size_t d, float *out, int32_t *arg, int32_t first,
-                    int add) noexcept nogil
-        void (*scale)(float *x, float factor, size_t d) noexcept nogil
-        float (*dot)(const float *x, const float *y, size_t d) noexcept nogil
-        void (*sums)(const float *x, size_t n, double *sums) noexcept nogil
-        int (*finite)(const float *x, size_t n) noexcept nogil
-        void (*fade)(float **rows, size_t n, size_t d, float fade) noexcept nogil
-        void (*blend)(float *x, const float *y, float share, size_t d) noexcept nogil
-        void (*shape)(const float *x, float factor, float limit, size_t d, float *out) noexcept nogil
-        size_t (*constrain)(float **rows, size_t n, size_t d, const fe_constraint *constraint,
+        void (*runs)(const fe_real **parts, const fe_real *w, const int64_t *begins, int64_t first, size_t n, size_t d,
+                     fe_real *sums, const fe_real **grads) noexcept nogil
+        void (*sum_where)(const fe_real **rows, const int32_t **args, const int32_t *index, const fe_real *w, size_t n,
+                          size_t d, fe_real *out, int add) noexcept nogil
+        void (*max)(const fe_real **rows, const fe_real *w, size_t n, size_t d, fe_real *out, int32_t *arg,
+                    int32_t first, int add) noexcept nogil
+        void (*scale)(fe_real *x, fe_real factor, size_t d) noexcept nogil
+        fe_real (*dot)(const fe_real *x, const fe_real *y, size_t d) noexcept nogil
+        void (*sums)(const fe_real *x, size_t n, double *sums) noexcept nogil
+        int (*finite)(const fe_real *x, size_t n) noexcept nogil
+        void (*fade)(fe_real **rows, size_t n, size_t d, fe_real fade) noexcept nogil
+        void (*blend)(fe_real *x, const fe_real *y, fe_real share, size_t d) noexcept nogil
+        void (*shape)(const fe_real *x, fe_real factor, fe_real limit, size_t d, fe_real *out) noexcept nogil
+        size_t (*constrain)(fe_real **rows, size_t n, size_t d, const fe_constraint *constraint,
                             int project) noexcept nogil
-        void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low,
+        void (*uniform)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low,
                         float high) noexcept nogil
-        void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
+        void (*normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
                        double p_low, double p_span) noexcept nogil
         fe_step **step
         fe_lapse_row **lapse
@@ -144,6 +147,7 @@ cdef enum:
     FAR = 1 << 20         # bytes from which upstream gradients are prefetched
     DECODED = 16          # rows that are decoded together for a look-up
     TOGETHER = 16         # and for a step
+    HUGE_PAGE = 2 << 20   # bytes that are touched by one thread, where rows are made
 
 SUM, MEAN, SQRTN, MAX = 0, 1, 2, 3
 cdef enum:
@@ -252,19 +256,19 @@ def check_ids(const id_t[::1] ids_n not None, int64_t v):
 cdef struct Look:
     const fe_rows *rows
     const fe_codec *codec
-    bint coded                # rows are not float32
+    bint coded                # rows are not fe_real
     Ids ids
     const char *table
     int64_t row_bytes
     int64_t v
     int64_t d
-    float *scratch            # for each thread: DECODED rows; where float32 rows are needed, and they are coded
+    fe_real *scratch          # for each thread: DECODED rows; where rows are decoded
     const int64_t *splits     # b + 1, or NULL: every id is a bag
     int64_t bags
-    const float *weights      # NULL: ones
-    const float *upstream     # weights_gradient only
+    const fe_real *weights    # NULL: ones
+    const fe_real *upstream   # weights_gradient only
     int combiner
-    float *out
+    fe_real *out
     int32_t *arg              # pool by maximum only: position in the bag, or NULL
     int64_t step              # bags (or ids) a thread takes at a time
     int64_t next
@@ -311,7 +315,7 @@ cdef void gather_worker(void *job, int me) noexcept nogil:
     cdef Look *look = <Look *>job
     cdef Window window
     cdef int64_t at, end, count
-    cdef bint stream = look.ids.n * look.d * 4 >= STREAM
+    cdef bint stream = look.ids.n * look.d * <int64_t>sizeof(fe_real) >= STREAM
     while True:
         at = fe_next(&look.next) * TASK
         if at >= look.ids.n:
@@ -325,7 +329,7 @@ cdef void gather_worker(void *job, int me) noexcept nogil:
             at += count
 
 
-cdef inline double bag_factor(const Ids *ids, const float *weights, int combiner, int64_t start,
+cdef inline double bag_factor(const Ids *ids, const fe_real *weights, int combiner, int64_t start,
                               int64_t end) noexcept nogil:
     """What the sum of a bag is multiplied by: mean 1 / sum(w), sqrtn 1 / sqrt(sum(w^2)), nothing divided by zero."""
     cdef int64_t i
@@ -341,20 +345,20 @@ cdef inline double bag_factor(const Ids *ids, const float *weights, int combiner
             if weights == NULL:
                 total += 1
             else:
-                total += weights[i] if combiner == _MEAN else <double>weights[i] * weights[i]
+                total += <double>weights[i] if combiner == _MEAN else <double>weights[i] * weights[i]
     if total == 0:
         return 0
     return 1 / total if combiner == _MEAN else 1 / sqrt(total)
 
 
-cdef void max_rows(Look *look, const void **rows, const float *weights, int64_t n, float *out, int32_t *arg,
+cdef void max_rows(Look *look, const void **rows, const fe_real *weights, int64_t n, fe_real *out, int32_t *arg,
                    int32_t first, int add, int me) noexcept nogil:
     """The maximum of rows of any storage dtype; coded ones are decoded, DECODED at a time."""
-    cdef const float *decoded[DECODED + FE_AHEAD]
-    cdef float *scratch
+    cdef const fe_real *decoded[DECODED + FE_AHEAD]
+    cdef fe_real *scratch
     cdef int64_t i, at, count
     if not look.coded:
-        look.rows.max(<const float **>rows, weights, n, look.d, out, arg, first, add)
+        look.rows.max(<const fe_real **>rows, weights, n, look.d, out, arg, first, add)
         return
     scratch = look.scratch + me * DECODED * look.d
     for i in range(DECODED + FE_AHEAD):
@@ -372,9 +376,9 @@ cdef void pool_worker(void *job, int me) noexcept nogil:
     cdef Look *look = <Look *>job
     cdef Window window
     cdef int64_t first, bag, last, start, end, at, stop, run, last_id
-    cdef const float *weights
+    cdef const fe_real *weights
     cdef const void **pointers
-    cdef float *out
+    cdef fe_real *out
     cdef int32_t *arg
     cdef int add
     cdef double factor
@@ -416,13 +420,13 @@ cdef void pool_worker(void *job, int me) noexcept nogil:
                     add = 1
                 at = stop
             if not add:
-                memset(out, 0, look.d * sizeof(float))
+                memset(out, 0, look.d * sizeof(fe_real))
                 if arg != NULL:
                     memset(arg, 0xff, look.d * sizeof(int32_t))
             elif look.combiner == _MEAN or look.combiner == _SQRTN:
                 factor = bag_factor(&look.ids, look.weights, look.combiner, start, end)
                 if factor != 1:
-                    look.rows.scale(out, <float>factor, look.d)
+                    look.rows.scale(out, <fe_real>factor, look.d)
 
 
 cdef int check_rows(const unsigned char[:, ::1] table_vb, int dtype, int64_t d) except -1:
@@ -437,7 +441,7 @@ cdef Look make_look(const unsigned char[:, ::1] table_vb, int dtype, int64_t d, 
     memset(&look, 0, sizeof(look))
     look.rows = rows_of_isa
     look.codec = &rows_of_isa.codec[dtype]
-    look.coded = dtype != FE_float32
+    look.coded = dtype != FE_REAL
     look.ids = ids
     look.v = table_vb.shape[0]
     look.d = d
@@ -447,9 +451,9 @@ cdef Look make_look(const unsigned char[:, ::1] table_vb, int dtype, int64_t d, 
 
 
 cdef int run_look(worker_t worker, Look *look, int num_threads, bint decodes) except -1:
-    """run(); decodes: the worker needs float32 rows. Returns 0 if an id or split was bad."""
+    """run(); decodes: the worker needs rows of fe_real. Returns 0 if an id or split was bad."""
     if decodes and look.coded:
-        look.scratch = <float *>malloc(max(num_threads, 1) * DECODED * look.d * sizeof(float))
+        look.scratch = <fe_real *>malloc(max(num_threads, 1) * DECODED * look.d * sizeof(fe_real))
         if look.scratch == NULL:
             raise MemoryError("no memory for rows of a table")
     run(worker, look, num_threads)
@@ -458,7 +462,7 @@ cdef int run_look(worker_t worker, Look *look, int num_threads, bint decodes) ex
 
 
 def gather(const unsigned char[:, ::1] table_vb not None, int dtype, const id_t[::1] ids_n not None,
-           float[:, ::1] out_nd not None, int num_threads):
+           fe_real[:, ::1] out_nd not None, int num_threads):
     """out_nd[i] = the row ids_n[i] of the table. Returns False if an id was bad (out_nd is then partly written)."""
     cdef Look look = make_look(table_vb, dtype, out_nd.shape[1], make_ids(ids_n, -1))
     if look.ids.n == 0 or look.d == 0:
@@ -470,8 +474,8 @@ def gather(const unsigned char[:, ::1] table_vb not None, int dtype, const id_t[
 
 
 def pool(const unsigned char[:, ::1] table_vb not None, int dtype, const id_t[::1] ids_n not None,
-         const int64_t[::1] splits_b1 not None, const float[::1] weights_n, int combiner, int64_t padding,
-         float[:, ::1] out_bd not None, int32_t[:, ::1] arg_bd, int num_threads):
+         const int64_t[::1] splits_b1 not None, const fe_real[::1] weights_n, int combiner, int64_t padding,
+         fe_real[:, ::1] out_bd not None, int32_t[:, ::1] arg_bd, int num_threads):
     """out_bd[b] = the combined rows of ids_n[splits_b1[b] : splits_b1[b + 1]]; arg_bd: for a maximum, which id of the
     bag gave it (-1: the bag is empty). Returns False if an id or split was bad (out_bd is then partly written)."""
     cdef Look look = make_look(table_vb, dtype, out_bd.shape[1], make_ids(ids_n, padding))
@@ -499,8 +503,8 @@ cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
     cdef Look *look = <Look *>job
     cdef int64_t bag, first, last, i, j, start, end, row
     cdef double factor, dot_out, dot_row
-    cdef const float *upstream
-    cdef const float *vector
+    cdef const fe_real *upstream
+    cdef const fe_real *vector
     cdef const void *one[1 + FE_AHEAD]
     while True:
         first = fe_next(&look.next) * BAGS
@@ -524,7 +528,7 @@ cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
                 if <uint64_t>row >= <uint64_t>look.v:
                     fe_raise(&look.bad)
                     return
-                vector = <const float *>(look.table + row * look.row_bytes)
+                vector = <const fe_real *>(look.table + row * look.row_bytes)
                 if look.coded:
                     for j in range(1 + FE_AHEAD):
                         one[j] = vector
@@ -538,7 +542,7 @@ cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
                 else:
                     dot_row = look.rows.dot(upstream, vector, look.d)
                 dot_out += dot_row * (look.weights[i] if look.weights != NULL else 1)
-                look.out[i] = <float>dot_row
+                look.out[i] = <fe_real>dot_row
             dot_out *= factor
             if look.combiner == _MEAN or look.combiner == _SQRTN:
                 for i in range(start, end):
@@ -546,15 +550,15 @@ cdef void weights_gradient_worker(void *job, int me) noexcept nogil:
                         continue
                     dot_row = look.out[i] * factor
                     if look.combiner == _MEAN:
-                        look.out[i] = <float>(dot_row - factor * dot_out)
+                        look.out[i] = <fe_real>(dot_row - factor * dot_out)
                     else:
-                        look.out[i] = <float>(dot_row - factor * factor * dot_out
-                                              * (look.weights[i] if look.weights != NULL else 1))
+                        look.out[i] = <fe_real>(dot_row - factor * factor * dot_out
+                                                * (look.weights[i] if look.weights != NULL else 1))
 
 
 def weights_gradient(const unsigned char[:, ::1] table_vb not None, int dtype, const id_t[::1] ids_n not None,
-                     const int64_t[::1] splits_b1 not None, const float[::1] weights_n, int combiner, int64_t padding,
-                     const float[:, ::1] upstream_bd not None, int32_t[:, ::1] arg_bd, float[::1] out_n not None,
+                     const int64_t[::1] splits_b1 not None, const fe_real[::1] weights_n, int combiner, int64_t padding,
+                     const fe_real[:, ::1] upstream_bd not None, int32_t[:, ::1] arg_bd, fe_real[::1] out_n not None,
                      int num_threads):
     """out_n[i] = the gradient of weights_n[i] in pool(). Returns False if an id or split was bad."""
     cdef Look look = make_look(table_vb, dtype, upstream_bd.shape[1], make_ids(ids_n, padding))
@@ -579,7 +583,7 @@ cdef struct Sort:
     int64_t v
     const int64_t *splits     # NULL: every id is a bag
     int64_t bags
-    const float *weights
+    const fe_real *weights
     int combiner
     bint by_position          # a part is named by its position, not by its bag
     int part_bits
@@ -589,7 +593,7 @@ cdef struct Sort:
     uint64_t *other
     uint32_t *counts          # for each thread, a histogram of each digit
     int64_t *bag_n            # by_position only: the bag of each position
-    float *factor_b           # mean and sqrtn only
+    fe_real *factor_b         # mean and sqrtn only
     int64_t kept              # ids that are not padding
     int32_t bad               # an id or split was
 
@@ -760,7 +764,7 @@ cdef void sort_keys(Sort *sort, int me, int threads) noexcept nogil:
             if low < 0 or high < low or high > n:
                 fe_raise(&sort.bad)
             else:
-                sort.factor_b[bag] = <float>bag_factor(&sort.ids, sort.weights, sort.combiner, low, high)
+                sort.factor_b[bag] = <fe_real>bag_factor(&sort.ids, sort.weights, sort.combiner, low, high)
 
     low = share(n, me, threads)
     high = share(n, me + 1, threads)
@@ -820,7 +824,7 @@ cdef class Groups:
     cdef uint64_t *memory
     cdef const int64_t[::1] splits_b1    # these keep alive what `sort` points to
     cdef object ids_n
-    cdef const float[::1] weights_n
+    cdef const fe_real[::1] weights_n
     cdef readonly int64_t num_rows
     cdef readonly Py_ssize_t unique      # rows that occur; -1: not counted yet
 
@@ -840,7 +844,7 @@ cdef class Groups:
         return self.sort.kept
 
 
-def group(const id_t[::1] ids_n not None, const int64_t[::1] splits_b1, const float[::1] weights_n, int combiner,
+def group(const id_t[::1] ids_n not None, const int64_t[::1] splits_b1, const fe_real[::1] weights_n, int combiner,
           int64_t padding, int64_t v, int64_t bags):
     """Groups of the ids by row, not sorted yet: see sort().
 
@@ -875,7 +879,7 @@ def group(const id_t[::1] ids_n not None, const int64_t[::1] splits_b1, const fl
     if sort.by_position:
         sort.bag_n = <int64_t *>malloc(sort.ids.n * sizeof(int64_t))
     if factors:
-        sort.factor_b = <float *>malloc(max(bags, 1) * sizeof(float))
+        sort.factor_b = <fe_real *>malloc(max(bags, 1) * sizeof(fe_real))
     if groups.memory == NULL or (sort.by_position and sort.bag_n == NULL) or (factors and sort.factor_b == NULL):
         raise MemoryError(f"no memory to group {sort.ids.n} ids")
     sort.keys = groups.memory
@@ -942,7 +946,7 @@ cdef enum:
     MOMENT = 8            # doubles of a line of `moments`: FE_TERMS of drift, then these two:
     LOG_KEPT = 6          # the log of what weight decay has left of a weight since step 0
     TRAVELLED = 7         # the sum of all drifts since step 0
-    REPLAY = 14           # floats of a line of `replays`: the numbers of fe_hyper, then weight decay times the rate
+    REPLAY = 14           # numbers of a line of `replays`: the numbers of fe_hyper, then weight decay times the rate
     ROUNDINGS = 4         # different ones in a step: each pass has its own
 
 cdef struct Update:               # one variable in one pass
@@ -953,9 +957,9 @@ cdef struct Update:               # one variable in one pass
     int64_t row_bytes
     int64_t stride                # bytes from row to row: row_bytes, or 0 for a step that looks at gradients alone
     char *state
-    int64_t state_width           # floats, once it is decoded
+    int64_t state_width           # numbers, once it is decoded
     int64_t state_bytes           # of a row; 0 as `stride`
-    const fe_codec *coded         # of the table; NULL: it is float32
+    const fe_codec *coded         # of the table; NULL: it is fe_real
     const fe_codec *coded_state   # likewise
     fe_rounding rounding          # of both
     fe_fused *fused               # decodes, steps and encodes in one; NULL: there is none for this step
@@ -967,21 +971,21 @@ cdef struct Update:               # one variable in one pass
     int64_t sums_width
     # the gradient: parts in groups, or a vector for each row
     Sort *sort
-    const float *upstream
+    const fe_real *upstream
     int64_t bags
     bint plain                    # a part is an upstream gradient, times nothing
     bint far                      # the upstream gradients are too large for the caches
-    const float *weights
+    const fe_real *weights
     const int32_t *arg            # a maximum: which id of the bag gave it
-    const float *dense
+    const fe_real *dense
     bint everywhere               # rows without a gradient take a step too, with zeros
-    const float *zeros
+    const fe_real *zeros
     # what is done to the sums, and to rows, before the step
     bint shaped
-    float factor
-    float limit
-    float fade                    # weight decay times learning rate
-    const float *scales           # of the learning rate, for each row; 0: the row is frozen
+    fe_real factor
+    fe_real limit
+    fe_real fade                  # weight decay times learning rate
+    const fe_real *scales         # of the learning rate, for each row; 0: the row is frozen
     # steps that rows have missed
     int32_t *last                 # the last step of each row, 0: none yet; NULL: rows do not catch up
     int32_t now                   # the last step that is done
@@ -990,21 +994,21 @@ cdef struct Update:               # one variable in one pass
     fe_step *replayed
     fe_lapse_row *lapse           # NULL: missed steps are replayed
     const double *moments         # a line for each step from `first` on
-    const float *replays          # likewise
+    const fe_real *replays        # likewise
     int32_t most                  # only so many of the missed steps are replayed, the last ones
     int32_t first
     int32_t reach                 # steps after which a row no longer drifts
     bint endless                  # or rows drift for ever, all by the same
     double weight_decay
     double decays[FE_PARTS]
-    const float *powers           # decays[p] to the power n at p * num_powers + n
+    const fe_real *powers         # decays[p] to the power n at p * num_powers + n
     int64_t num_powers
     # averages of the weights over the calls
-    float *average
+    fe_real *average
     int32_t *averaged             # the last call that a row's average has in it
     int32_t calls                 # calls before this one
     double average_keeps          # what a call leaves of an average
-    float average_takes           # what it takes of the new weights; below 0: this is no call
+    fe_real average_takes         # what it takes of the new weights; below 0: this is no call
     # "store" only: rows are put one after the other, their numbers into unique_rows
     int64_t *unique_rows
     int64_t *unique_before        # for each block: the rows that begin before it
@@ -1013,7 +1017,7 @@ cdef struct Update:               # one variable in one pass
     int64_t *hot_begin            # first key of the row
     int64_t *hot_end
     int64_t *hot_chunks           # chunks of the hot rows before this one; hot + 1 numbers
-    float *hot_sums               # the sum of each chunk
+    fe_real *hot_sums             # the sum of each chunk
 
 
 cdef struct Team:                 # updates that are done together
@@ -1023,15 +1027,15 @@ cdef struct Team:                 # updates that are done together
     int64_t *chunks               # of hot rows, likewise
     int64_t next_chunk
     int64_t next_block
-    float *scratch                # for each thread: BATCH sums, one more, and sums that nobody reads
+    fe_real *scratch              # for each thread: BATCH sums, one more, and sums that nobody reads
     int64_t scratch_size
 
 
 cdef struct Parts:                # a block of parts, ready for a row function
-    const float *rows[BLOCK + CHUNK + FE_AHEAD]
+    const fe_real *rows[BLOCK + CHUNK + FE_AHEAD]
     const int32_t *args[BLOCK + CHUNK]
     int32_t index[BLOCK + CHUNK]
-    float factors[BLOCK + CHUNK]
+    fe_real factors[BLOCK + CHUNK]
 
 
 cdef struct Rows:                 # a block of rows and their states
@@ -1047,7 +1051,7 @@ cdef inline int64_t row_at(const Update *u, int64_t k) noexcept nogil:
 cdef void load_parts(const Update *u, int64_t first, int64_t count, Parts *parts) noexcept nogil:
     cdef const uint64_t *keys = u.sort.keys + first
     cdef uint64_t mask = (<uint64_t>1 << u.sort.part_bits) - 1
-    cdef const float *upstream = u.upstream
+    cdef const fe_real *upstream = u.upstream
     cdef int64_t i, part, bag, d = u.d
     fe_check(0 <= count <= BLOCK + CHUNK and first + count <= u.sort.kept)
     if u.plain:
@@ -1068,20 +1072,21 @@ cdef void load_parts(const Update *u, int64_t first, int64_t count, Parts *parts
         parts.rows[i] = parts.rows[count - 1] if count else upstream
 
 
-cdef inline void sum_parts(const Update *u, Parts *parts, int64_t first, int64_t count, float *out) noexcept nogil:
-    cdef const float *factors = NULL if u.plain else parts.factors + first
+cdef inline void sum_parts(const Update *u, Parts *parts, int64_t first, int64_t count, fe_real *out) noexcept nogil:
+    cdef const fe_real *factors = NULL if u.plain else parts.factors + first
     if u.arg != NULL:
         u.rows.sum_where(parts.rows + first, parts.args + first, parts.index + first, factors, count, u.d, out, 0)
     else:
-        u.rows.codec[FE_float32].sum(<const void **>(parts.rows + first), factors, count, u.d, out,
-                                     0 if u.far else FE_IN_CACHE)
+        u.rows.codec[FE_REAL].sum(<const void **>(parts.rows + first), factors, count, u.d, out,
+                                  0 if u.far else FE_IN_CACHE)
 
 
-cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, float *out, float *spare) noexcept nogil:
+cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, fe_real *out,
+                       fe_real *spare) noexcept nogil:
     """The sum of more than CHUNK parts: of the sums of its chunks, in order."""
-    cdef const float *one[1 + FE_AHEAD]
+    cdef const fe_real *one[1 + FE_AHEAD]
     cdef int64_t at, h, i, count
-    cdef const float *ready = NULL
+    cdef const fe_real *ready = NULL
     for h in range(u.hot):
         if u.hot_begin[h] == begin:
             ready = u.hot_sums + u.hot_chunks[h] * u.d
@@ -1095,8 +1100,8 @@ cdef void sum_long_run(Update *u, int64_t begin, int64_t end, Parts *parts, floa
         else:
             load_parts(u, at, count, parts)
             sum_parts(u, parts, 0, count, spare)
-        u.rows.codec[FE_float32].sum(<const void **>one, NULL, 1, u.d, out,
-                                     FE_ADD | FE_IN_CACHE if at > begin else FE_IN_CACHE)
+        u.rows.codec[FE_REAL].sum(<const void **>one, NULL, 1, u.d, out,
+                                  FE_ADD | FE_IN_CACHE if at > begin else FE_IN_CACHE)
         at += count
 
 
@@ -1133,7 +1138,7 @@ cdef inline int64_t first_key(const Update *u, int64_t row) noexcept nogil:
 # ---- steps that a row missed
 
 cdef void encode(const Update *u, char **rows, char **states, const int64_t *numbers, int64_t n, uint64_t step,
-                 float *row, float *state) noexcept nogil:
+                 fe_real *row, fe_real *state) noexcept nogil:
     """Writes rows and states that were decoded; they are no longer valid then. step: the one they are rounded for."""
     cdef fe_rounding rounding = u.rounding
     rounding.step = step
@@ -1143,7 +1148,12 @@ cdef void encode(const Update *u, char **rows, char **states, const int64_t *num
         u.coded_state.encode(<void **>states, numbers, n, u.state_width, 1, state, &rounding)
 
 
-cdef void round_row(const Update *u, int64_t number, uint64_t step, float *row, float *state) noexcept nogil:
+cdef inline uint64_t last_rounding(const Update *u) noexcept nogil:
+    """How rows that catch up, no more, are rounded: as in the last step that is done."""
+    return u.rounding.step - ROUNDINGS
+
+
+cdef void round_row(const Update *u, int64_t number, uint64_t step, fe_real *row, fe_real *state) noexcept nogil:
     """A row and its state become what the table holds after a step."""
     cdef char *rows[1 + FE_AHEAD_STEP]
     cdef char *states[1 + FE_AHEAD_STEP]
@@ -1158,13 +1168,13 @@ cdef void round_row(const Update *u, int64_t number, uint64_t step, float *row, 
         u.coded_state.decode(<const void **>states, 1, u.state_width, state)
 
 
-cdef void replay(const Update *u, int64_t number, float *row, float *state, int32_t since, float scale,
+cdef void replay(const Update *u, int64_t number, fe_real *row, fe_real *state, int32_t since, fe_real scale,
                  double *unread) noexcept nogil:
     """The steps after `since`, up to `now`, with gradients of zeros: what updates of all rows would have done."""
-    cdef float *rows[1 + FE_AHEAD_STEP]
-    cdef float *states[1 + FE_AHEAD_STEP]
-    cdef const float *grads[1]
-    cdef const float *line
+    cdef fe_real *rows[1 + FE_AHEAD_STEP]
+    cdef fe_real *states[1 + FE_AHEAD_STEP]
+    cdef const fe_real *grads[1]
+    cdef const fe_real *line
     cdef fe_hyper hyper = u.hyper
     cdef int32_t t
     cdef int i
@@ -1175,7 +1185,7 @@ cdef void replay(const Update *u, int64_t number, float *row, float *state, int3
     grads[0] = u.zeros
     for t in range(max(since, u.now - u.most), u.now):
         line = u.replays + <int64_t>(t + 1 - u.first) * REPLAY
-        memcpy(&hyper, line, (REPLAY - 1) * sizeof(float))
+        memcpy(&hyper, line, (REPLAY - 1) * sizeof(fe_real))
         hyper.learning_rate *= scale
         if line[REPLAY - 1] != 0:
             u.rows.fade(rows, 1, u.d, line[REPLAY - 1] * scale)
@@ -1189,7 +1199,7 @@ cdef void replay(const Update *u, int64_t number, float *row, float *state, int3
 cdef double NOTHING = 2.0 ** -64
 
 
-cdef void leap(const Update *u, float **rows, float **states, int32_t since) noexcept nogil:
+cdef void leap(const Update *u, fe_real **rows, fe_real **states, int32_t since) noexcept nogil:
     """The same in closed form (fe_lapse in rows.h). rows[1], states[1]: what comes later."""
     cdef fe_lapse lapse
     cdef const double *start = u.moments + <int64_t>(since - u.first) * MOMENT
@@ -1202,14 +1212,14 @@ cdef void leap(const Update *u, float **rows, float **states, int32_t since) noe
         fade = -fe_expm1(end[LOG_KEPT] - start[LOG_KEPT])
         if missed > u.reach:               # drifts end at step since + reach; they fade from then on
             kept += fe_expm1(end[LOG_KEPT] - start[u.reach * MOMENT + LOG_KEPT])
-    lapse.fade = <float>fade
+    lapse.fade = <fe_real>fade
     for p in range(FE_TERMS):
-        lapse.move[p] = <float>(start[p] * kept)
+        lapse.move[p] = <fe_real>(start[p] * kept)
     if u.endless:
-        lapse.move[0] = <float>(fade / u.weight_decay if u.weight_decay != 0 else end[TRAVELLED] - start[TRAVELLED])
+        lapse.move[0] = <fe_real>(fade / u.weight_decay if u.weight_decay != 0 else end[TRAVELLED] - start[TRAVELLED])
     for p in range(FE_PARTS):
         lapse.decay[p] = (u.powers[p * u.num_powers + missed] if missed < u.num_powers
-                          else <float>fe_power(u.decays[p], missed))
+                          else <fe_real>fe_power(u.decays[p], missed))
         if lapse.decay[p] < NOTHING and not u.endless:     # products with numbers below 1e-38 would take 10 x the time
             lapse.decay[p] = 0
     u.lapse(rows, states, u.d, &u.hyper, &lapse)
@@ -1221,7 +1231,7 @@ cdef inline bint is_behind(const Update *u, int64_t number) noexcept nogil:
     return since < u.now and not (u.idle and since == 0) and (u.scales == NULL or u.scales[number] != 0)
 
 
-cdef inline void catch_up(const Update *u, int64_t number, float **rows, float **states,
+cdef inline void catch_up(const Update *u, int64_t number, fe_real **rows, fe_real **states,
                           double *unread) noexcept nogil:
     """A row takes the steps that it has missed. rows[1], states[1]: what comes later."""
     cdef int32_t since = u.last[number]
@@ -1234,8 +1244,8 @@ cdef inline void catch_up(const Update *u, int64_t number, float **rows, float *
 
 # ---- blocks of rows
 
-cdef inline void take_steps(const Update *u, float **rows, float **states, const float **grads, int64_t n, float scale,
-                            double *sums) noexcept nogil:
+cdef inline void take_steps(const Update *u, fe_real **rows, fe_real **states, const fe_real **grads, int64_t n,
+                            fe_real scale, double *sums) noexcept nogil:
     cdef fe_hyper scaled
     cdef const fe_hyper *hyper = &u.hyper
     if scale != 1:
@@ -1250,12 +1260,12 @@ cdef inline void take_steps(const Update *u, float **rows, float **states, const
         u.rows.constrain(rows, n, u.d, &u.constraint, 1)
 
 
-cdef inline double *unread_sums(const Update *u, float *scratch) noexcept nogil:
+cdef inline double *unread_sums(const Update *u, fe_real *scratch) noexcept nogil:
     """Behind the sums of gradients: where steps that are replayed may leave theirs."""
     return <double *>(scratch + ((BATCH + 1) * u.d + 1) // 2 * 2)
 
 
-cdef inline void shape(const Update *u, const float **grads, int64_t n, float *scratch) noexcept nogil:
+cdef inline void shape(const Update *u, const fe_real **grads, int64_t n, fe_real *scratch) noexcept nogil:
     """Gradients are scaled and cut off, where that is asked for."""
     cdef int64_t i
     if u.shaped:
@@ -1269,25 +1279,33 @@ cdef inline int64_t decoded_at(const Update *u) noexcept nogil:
     return (BATCH + 4) * u.d + 32
 
 
-cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float **grads, float *scratch,
+cdef inline bint is_kept(const Update *u, int64_t number) noexcept nogil:
+    """Whether a row stays as it is, or replay() has written it: codes that are encoded again may be others."""
+    if u.scales != NULL and u.scales[number] == 0:
+        return True
+    return u.step == NULL and (u.last == NULL or u.lapse == NULL or not is_behind(u, number))
+
+
+cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const fe_real **grads, fe_real *scratch,
                      double *sums) noexcept nogil:
     """The step of rows at .. at + n of a block, n <= BATCH, and all that comes before and after it. Coded rows are decoded,
     stepped and encoded a few at a time: the processor then does the one while it waits for the memory of the other."""
-    cdef float *decoded_rows[TOGETHER + FE_AHEAD_STEP]
-    cdef float *decoded_states[TOGETHER + FE_AHEAD_STEP]
-    cdef float *row = scratch + decoded_at(u)
-    cdef float *state = row + TOGETHER * u.d
-    cdef float **rows
-    cdef float **states
-    cdef int64_t i, done, count
+    cdef fe_real *decoded_rows[TOGETHER + FE_AHEAD_STEP]
+    cdef fe_real *decoded_states[TOGETHER + FE_AHEAD_STEP]
+    cdef fe_real *row = scratch + decoded_at(u)
+    cdef fe_real *state = row + TOGETHER * u.d
+    cdef fe_real **rows
+    cdef fe_real **states
+    cdef bint stays[TOGETHER]
+    cdef int64_t i, done, count, end, first
     if u.fused != NULL:
         shape(u, grads, n, scratch)
         u.fused(<void **>(block.rows + at), <void **>(block.states + at), block.numbers + at, grads, n, u.d, &u.hyper,
                 u.fade, &u.rounding)
         return
     if u.coded == NULL and u.coded_state == NULL:
-        step_rows(u, <float **>(block.rows + at), <float **>(block.states + at), block.numbers + at, n, grads, scratch,
-                  sums)
+        step_rows(u, <fe_real **>(block.rows + at), <fe_real **>(block.states + at), block.numbers + at, n, grads,
+                  scratch, sums)
         return
     for i in range(TOGETHER + FE_AHEAD_STEP):
         decoded_rows[i] = row + (i if i < TOGETHER else 0) * u.d
@@ -1295,29 +1313,40 @@ cdef void step_batch(Update *u, Rows *block, int64_t at, int64_t n, const float 
     done = 0
     while done < n:
         count = min(n - done, <int64_t>TOGETHER)
-        rows = <float **>(block.rows + at + done)
-        states = <float **>(block.states + at + done)
+        rows = <fe_real **>(block.rows + at + done)
+        states = <fe_real **>(block.states + at + done)
         if u.coded != NULL:
             u.coded.decode(<const void **>rows, count, u.d, row)
             rows = decoded_rows
         if u.coded_state != NULL:
             u.coded_state.decode(<const void **>states, count, u.state_width, state)
             states = decoded_states
+        for i in range(count):
+            stays[i] = is_kept(u, block.numbers[at + done + i])
         step_rows(u, rows, states, block.numbers + at + done, count, grads + done, scratch, sums)
-        encode(u, block.rows + at + done, block.states + at + done, block.numbers + at + done, count, u.rounding.step, row,
-               state)
+        i = 0
+        while i < count:                   # runs of rows that have changed
+            end = i
+            while end < count and not stays[end]:
+                end += 1
+            if end > i:
+                first = at + done + i
+                encode(u, block.rows + first, block.states + first, block.numbers + first, end - i,
+                       u.rounding.step if u.step != NULL else last_rounding(u), row + i * u.d,
+                       state + i * u.state_width)
+            i = end + 1
         done += count
 
 
-cdef inline void step_rows(Update *u, float **rows, float **states, const int64_t *numbers, int64_t n,
-                           const float **grads, float *scratch, double *sums) noexcept nogil:
-    """step_batch on rows of float32."""
+cdef inline void step_rows(Update *u, fe_real **rows, fe_real **states, const int64_t *numbers, int64_t n,
+                           const fe_real **grads, fe_real *scratch, double *sums) noexcept nogil:
+    """step_batch on rows of fe_real."""
     cdef double *unread = unread_sums(u, scratch)
-    cdef float *one_row[2]
-    cdef float *one_state[2]
+    cdef fe_real *one_row[2]
+    cdef fe_real *one_state[2]
     cdef int64_t i, end
     cdef int32_t since
-    cdef float scale
+    cdef fe_real scale
     shape(u, grads, n, scratch)
     if u.last != NULL:
         for i in range(n):
@@ -1332,7 +1361,7 @@ cdef inline void step_rows(Update *u, float **rows, float **states, const int64_
             since = u.averaged[numbers[i]]
             if since < u.calls:
                 u.rows.blend(u.average + numbers[i] * u.d, rows[i],
-                             <float>(1 - fe_power(u.average_keeps, u.calls - since)), u.d)
+                             <fe_real>(1 - fe_power(u.average_keeps, u.calls - since)), u.d)
     if u.scales == NULL:
         take_steps(u, rows, states, grads, n, 1, sums)
     else:                                  # runs of rows with one scale
@@ -1390,12 +1419,12 @@ cdef int64_t rows_of_block(Update *u, int64_t block, int64_t *begins, Rows *out)
     return m
 
 
-cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, double *sums) noexcept nogil:
+cdef void update_keys(Update *u, int64_t block, Parts *parts, fe_real *scratch, double *sums) noexcept nogil:
     """Sums the parts of the rows of a block of keys and steps them, BATCH rows at a time. Only the last row can have
     more than CHUNK parts (as CHUNK >= BLOCK)."""
     cdef int64_t begins[BLOCK + 1]
     cdef Rows rows
-    cdef const float *grads[BATCH]
+    cdef const fe_real *grads[BATCH]
     cdef int64_t i, k, n, at, short, count, first, m = rows_of_block(u, block, begins, &rows)
     if m == 0:
         return
@@ -1421,7 +1450,7 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
                 grads[i] = scratch + i * u.d
                 if count == 1 and u.plain:
                     grads[i] = parts.rows[k]
-                    fe_prefetch(parts.rows[k + FE_AHEAD_STEP], u.d * sizeof(float))
+                    fe_prefetch(parts.rows[k + FE_AHEAD_STEP], u.d * sizeof(fe_real))
                 else:
                     sum_parts(u, parts, k, count, scratch + i * u.d)
         if short < n:
@@ -1431,16 +1460,16 @@ cdef void update_keys(Update *u, int64_t block, Parts *parts, float *scratch, do
         at += n
 
 
-cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil:
+cdef void catch_up_keys(Update *u, int64_t block, fe_real *scratch) noexcept nogil:
     """Brings the rows of a block of keys up to date, to be looked at."""
     cdef int64_t begins[BLOCK + 1]
     cdef Rows rows
-    cdef float *one_row[2]
-    cdef float *one_state[2]
+    cdef fe_real *one_row[2]
+    cdef fe_real *one_state[2]
     cdef const void *coded_rows[1 + FE_AHEAD_STEP]
     cdef const void *coded_states[1 + FE_AHEAD_STEP]
-    cdef float *row = scratch + decoded_at(u)
-    cdef float *state = row + TOGETHER * u.d
+    cdef fe_real *row = scratch + decoded_at(u)
+    cdef fe_real *state = row + TOGETHER * u.d
     cdef int64_t i, k, later, count = 0, m = rows_of_block(u, block, begins, &rows)
     for i in range(m):
         fe_prefetch(u.last + rows.numbers[i], sizeof(int32_t))
@@ -1460,8 +1489,8 @@ cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil
         rows.states[0] = u.state + rows.numbers[i] * u.state_bytes
         rows.states[1] = u.state + later * u.state_bytes
         for k in range(2):
-            one_row[k] = <float *>rows.rows[k] if u.coded == NULL else row
-            one_state[k] = <float *>rows.states[k] if u.coded_state == NULL else state
+            one_row[k] = <fe_real *>rows.rows[k] if u.coded == NULL else row
+            one_state[k] = <fe_real *>rows.states[k] if u.coded_state == NULL else state
         if u.coded != NULL:
             for k in range(1 + FE_AHEAD_STEP):
                 coded_rows[k] = rows.rows[min(k, 1)]
@@ -1471,14 +1500,14 @@ cdef void catch_up_keys(Update *u, int64_t block, float *scratch) noexcept nogil
                 coded_states[k] = rows.states[min(k, 1)]
             u.coded_state.decode(coded_states, 1, u.state_width, state)
         catch_up(u, rows.numbers[i], one_row, one_state, unread_sums(u, scratch))
-        if u.coded != NULL or u.coded_state != NULL:
-            encode(u, rows.rows, rows.states, rows.numbers + i, 1, u.rounding.step - ROUNDINGS, row, state)
+        if u.lapse != NULL and (u.coded != NULL or u.coded_state != NULL):
+            encode(u, rows.rows, rows.states, rows.numbers + i, 1, last_rounding(u), row, state)
 
 
-cdef void update_range(Update *u, int64_t block, Parts *parts, float *scratch, double *sums) noexcept nogil:
+cdef void update_range(Update *u, int64_t block, Parts *parts, fe_real *scratch, double *sums) noexcept nogil:
     """Steps all rows of a block of the table, those without a gradient with zeros."""
     cdef Rows rows
-    cdef const float *grads[BATCH]
+    cdef const fe_real *grads[BATCH]
     cdef int64_t first = block * BLOCK, count = BLOCK if u.v - first > BLOCK else u.v - first
     cdef int64_t i, r, end, k = 0, kept = 0
     for i in range(count):
@@ -1509,7 +1538,7 @@ cdef void update_worker(void *job, int me) noexcept nogil:
     cdef Team *team = <Team *>job
     cdef Update *u
     cdef Parts parts
-    cdef float *scratch = team.scratch + me * team.scratch_size
+    cdef fe_real *scratch = team.scratch + me * team.scratch_size
     cdef double *sums
     cdef int64_t chunk, h, i, first, end, block
     while team.chunks[team.count]:
@@ -1570,7 +1599,7 @@ cdef int find_hot(Update *u) except -1:
             u.hot_chunks[u.hot] = chunks
         at = end
     if chunks:
-        u.hot_sums = <float *>malloc(chunks * u.d * sizeof(float))
+        u.hot_sums = <fe_real *>malloc(chunks * u.d * sizeof(fe_real))
         if u.hot_sums == NULL:
             raise MemoryError("no memory for the sums of frequent rows")
     return 0
@@ -1599,7 +1628,7 @@ cdef int run_updates(Update **updates, int64_t count, int num_threads) except -1
             team.blocks[i + 1] = team.blocks[i] + updates[i].blocks
             team.chunks[i + 1] = team.chunks[i] + (updates[i].hot_chunks[updates[i].hot] if updates[i].hot else 0)
         team.scratch_size = (BATCH + 4) * d + 32 + decoded
-        team.scratch = <float *>malloc(max(num_threads, 1) * team.scratch_size * sizeof(float))
+        team.scratch = <fe_real *>malloc(max(num_threads, 1) * team.scratch_size * sizeof(fe_real))
         if team.scratch == NULL:
             raise MemoryError("no memory for the sums of an update")
         run(update_worker, &team, num_threads)
@@ -1623,7 +1652,7 @@ cdef fe_constraint make_constraint(tuple numbers) except *:
     return constraint
 
 
-cdef int set_parts(Update *u, Groups groups, const float[:, ::1] upstream_bd, const float[::1] weights_n,
+cdef int set_parts(Update *u, Groups groups, const fe_real[:, ::1] upstream_bd, const fe_real[::1] weights_n,
                    const int32_t[:, ::1] arg_bd) except -1:
     """The gradient. The arrays must be those that `groups` was made for: their lengths are checked again here."""
     u.sort = &groups.sort
@@ -1634,7 +1663,7 @@ cdef int set_parts(Update *u, Groups groups, const float[:, ::1] upstream_bd, co
         raise ValueError("`upstream` has fewer rows than the groups were made for")
     if groups.sort.kept and u.d:
         u.upstream = &upstream_bd[0, 0]
-        u.far = u.bags * u.d * 4 > FAR
+        u.far = u.bags * u.d * <int64_t>sizeof(fe_real) > FAR
         if weights_n is not None:
             if weights_n.shape[0] < groups.sort.ids.n:
                 raise ValueError("`weights` is shorter than the ids of the groups")
@@ -1653,13 +1682,13 @@ cdef class Job:
     them. Arrays stay alive as long as the job."""
     cdef Update u
     cdef unsigned char[:, ::1] table_vb, state_vb
-    cdef float[:, ::1] average_vd
-    cdef const float[:, ::1] upstream_bd, dense_vd
-    cdef const float[::1] weights_n, zeros_d, columns_d, scales_v
+    cdef fe_real[:, ::1] average_vd
+    cdef const fe_real[:, ::1] upstream_bd, dense_vd
+    cdef const fe_real[::1] weights_n, zeros_d, columns_d, scales_v
     cdef const int32_t[:, ::1] arg_bd
     cdef int32_t[::1] last_v, averaged_v
     cdef const double[:, ::1] moments_tm
-    cdef const float[:, ::1] replays_th, powers_pn
+    cdef const fe_real[:, ::1] replays_th, powers_pn
     cdef Groups groups
 
     def __cinit__(self, unsigned char[:, ::1] table_vb not None, int dtype, int64_t d, unsigned char[:, ::1] state_vb,
@@ -1673,7 +1702,7 @@ cdef class Job:
         u.v = table_vb.shape[0]
         u.d = d
         u.row_bytes = u.stride = table_vb.shape[1]
-        if dtype != FE_float32:
+        if dtype != FE_REAL:
             u.coded = &u.rows.codec[dtype]
         self.table_vb = table_vb
         u.table = <char *>&table_vb[0, 0] if u.v and u.d else NULL
@@ -1685,7 +1714,7 @@ cdef class Job:
             u.state_width = state_width
             u.state_bytes = state_vb.shape[1]
             u.state = <char *>&state_vb[0, 0] if u.v and u.state_bytes else NULL
-            if state_dtype != FE_float32:
+            if state_dtype != FE_REAL:
                 u.coded_state = &u.rows.codec[state_dtype]
         if step >= 0:
             u.step = u.rows.step[step]
@@ -1698,7 +1727,7 @@ cdef class Job:
          u.hyper.l2_shrinkage, u.hyper.power) = hyper
         u.constraint = make_constraint(constraint)
 
-    def parts(self, Groups groups not None, const float[:, ::1] upstream_bd not None, const float[::1] weights_n,
+    def parts(self, Groups groups not None, const fe_real[:, ::1] upstream_bd not None, const fe_real[::1] weights_n,
               const int32_t[:, ::1] arg_bd):
         """A row-sparse gradient."""
         if self.u.v < groups.num_rows:
@@ -1706,7 +1735,7 @@ cdef class Job:
         self.groups, self.upstream_bd, self.weights_n, self.arg_bd = groups, upstream_bd, weights_n, arg_bd
         set_parts(&self.u, groups, upstream_bd, weights_n, arg_bd)
 
-    def dense(self, const float[:, ::1] grads_vd not None):
+    def dense(self, const fe_real[:, ::1] grads_vd not None):
         """A gradient that has every row."""
         if grads_vd.shape[0] != self.u.v or grads_vd.shape[1] != self.u.d:
             raise ValueError("the gradient has another shape than the table")
@@ -1714,7 +1743,7 @@ cdef class Job:
         self.u.dense = &grads_vd[0, 0] if self.u.v and self.u.d else NULL
         self.step_everywhere()
 
-    def everywhere(self, const float[::1] zeros_d not None):
+    def everywhere(self, const fe_real[::1] zeros_d not None):
         """Rows without a gradient step too."""
         self.set_zeros(zeros_d)
         self.step_everywhere()
@@ -1723,7 +1752,7 @@ cdef class Job:
         self.u.everywhere = True
         self.u.blocks = (self.u.v + BLOCK - 1) // BLOCK if self.u.d else 0
 
-    cdef set_zeros(self, const float[::1] zeros_d):
+    cdef set_zeros(self, const fe_real[::1] zeros_d):
         if zeros_d.shape[0] < self.u.d:
             raise ValueError("`zeros` is shorter than a row")
         self.zeros_d = zeros_d
@@ -1736,35 +1765,35 @@ cdef class Job:
         self.u.fused = NULL
 
     def round(self, bint stochastic, uint64_t seed, uint64_t step, int pass_):
-        """How rows and states are rounded where they are not float32."""
+        """How rows and states are rounded where they are not fe_real."""
         self.u.rounding.stochastic, self.u.rounding.seed = stochastic, seed
         self.u.rounding.step = step * ROUNDINGS + pass_
 
-    def columns(self, const float[::1] columns_d not None):
+    def columns(self, const fe_real[::1] columns_d not None):
         """The numbers that fe_hyper has for each column."""
         if columns_d.shape[0] < self.u.d:
             raise ValueError("`columns` is shorter than a row")
         self.columns_d = columns_d
         self.u.hyper.columns = &columns_d[0] if self.u.d else NULL
 
-    def shape(self, float factor, float limit):
+    def shape(self, fe_real factor, fe_real limit):
         """Summed gradients are multiplied by `factor` and cut off at -limit and limit."""
         self.u.shaped = True
         self.u.factor = factor
         self.u.limit = limit
 
-    def fade(self, float fade):
+    def fade(self, fe_real fade):
         """w -= fade w before the step."""
         self.u.fade = fade
 
-    def scale(self, const float[::1] scales_v not None):
+    def scale(self, const fe_real[::1] scales_v not None):
         """The learning rate of each row is multiplied by a number; a row with 0 is left out."""
         if scales_v.shape[0] < self.u.v:
             raise ValueError("`scales` is shorter than the table")
         self.scales_v = scales_v
         self.u.scales = &scales_v[0] if self.u.v else NULL
 
-    def catch_up(self, int32_t[::1] last_v not None, int32_t now, bint idle, const float[::1] zeros_d):
+    def catch_up(self, int32_t[::1] last_v not None, int32_t now, bint idle, const fe_real[::1] zeros_d):
         """Rows first take the steps that they have missed up to step `now`."""
         if last_v.shape[0] < self.u.v:
             raise ValueError("`last` is shorter than the table")
@@ -1782,7 +1811,7 @@ cdef class Job:
         self.u.looks = True
         self.u.blocks = (groups.sort.kept + BLOCK - 1) // BLOCK if self.u.d else 0
 
-    def replays(self, const float[:, ::1] replays_th not None, int32_t first, int step, int32_t most):
+    def replays(self, const fe_real[:, ::1] replays_th not None, int32_t first, int step, int32_t most):
         """Missed steps are taken one after the other, the last `most` of them: step number `step` with the numbers of
         line t - first."""
         if replays_th.shape[1] != REPLAY or replays_th.shape[0] <= self.u.now - first:
@@ -1793,7 +1822,7 @@ cdef class Job:
         self.u.replayed = self.u.rows.step[step]
 
     def leaps(self, const double[:, ::1] moments_tm not None, int32_t first, int step, int32_t reach, bint endless,
-              double weight_decay, tuple decays not None, const float[:, ::1] powers_pn not None):
+              double weight_decay, tuple decays not None, const fe_real[:, ::1] powers_pn not None):
         """Missed steps are taken at once, in closed form: see leap(). powers_pn: decays[p] to the powers 0, 1, ..."""
         cdef int p
         if moments_tm.shape[1] != MOMENT or moments_tm.shape[0] <= self.u.now - first:
@@ -1812,8 +1841,8 @@ cdef class Job:
         for p in range(FE_PARTS):
             self.u.decays[p] = decays[p] if p < len(decays) else 1
 
-    def average(self, float[:, ::1] average_vd not None, int32_t[::1] averaged_v not None, int32_t calls, double keeps,
-                float takes):
+    def average(self, fe_real[:, ::1] average_vd not None, int32_t[::1] averaged_v not None, int32_t calls,
+                double keeps, fe_real takes):
         """Averages of rows over the calls: average += (w - average) (1 - keeps) for each call that a row has missed,
         and (w - average) takes for this one (takes < 0: there is none)."""
         if average_vd.shape[0] < self.u.v or average_vd.shape[1] != self.u.d or averaged_v.shape[0] < self.u.v:
@@ -1870,8 +1899,8 @@ def count_unique(Groups groups not None):
     return groups.unique
 
 
-def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, const float[::1] weights_n,
-           const int32_t[:, ::1] arg_bd, int64_t[::1] rows_u not None, float[:, ::1] values_ud not None,
+def reduce(Groups groups not None, const fe_real[:, ::1] upstream_bd not None, const fe_real[::1] weights_n,
+           const int32_t[:, ::1] arg_bd, int64_t[::1] rows_u not None, fe_real[:, ::1] values_ud not None,
            int num_threads):
     """rows_u = the rows that occur, rising; values_ud[i] = the sum of the parts of rows_u[i]."""
     cdef Update u
@@ -1880,7 +1909,7 @@ def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, con
     memset(&u, 0, sizeof(u))
     u.rows = rows_of_isa
     u.d = values_ud.shape[1]
-    u.row_bytes = u.stride = u.d * sizeof(float)
+    u.row_bytes = u.stride = u.d * sizeof(fe_real)
     if rows_u.shape[0] != count_unique(groups) or values_ud.shape[0] != rows_u.shape[0]:
         raise ValueError("`rows_u` or `values_ud` has the wrong shape")
     set_parts(&u, groups, upstream_bd, weights_n, arg_bd)
@@ -1912,7 +1941,7 @@ def reduce(Groups groups not None, const float[:, ::1] upstream_bd not None, con
 
 cdef struct Every:                # rows and their constraint
     const fe_rows *rows
-    float *table
+    fe_real *table
     int64_t v
     int64_t d
     fe_constraint constraint
@@ -1923,7 +1952,7 @@ cdef struct Every:                # rows and their constraint
 
 cdef void constrain_worker(void *job, int me) noexcept nogil:
     cdef Every *every = <Every *>job
-    cdef float *rows[BLOCK]
+    cdef fe_real *rows[BLOCK]
     cdef int64_t first, count, i, broken = 0
     while True:
         first = fe_next(&every.next) * BLOCK
@@ -1936,7 +1965,7 @@ cdef void constrain_worker(void *job, int me) noexcept nogil:
         broken += every.rows.constrain(rows, count, every.d, &every.constraint, every.project)
 
 
-cdef int64_t constrain_all(const float[:, ::1] table_vd, tuple constraint, bint project, int num_threads) except -1:
+cdef int64_t constrain_all(const fe_real[:, ::1] table_vd, tuple constraint, bint project, int num_threads) except -1:
     cdef Every every
     memset(&every, 0, sizeof(every))
     every.rows = rows_of_isa
@@ -1944,31 +1973,31 @@ cdef int64_t constrain_all(const float[:, ::1] table_vd, tuple constraint, bint 
     every.d = table_vd.shape[1]
     if every.v == 0 or every.d == 0:
         return 0
-    every.table = <float *>&table_vd[0, 0]
+    every.table = <fe_real *>&table_vd[0, 0]
     every.constraint = make_constraint(constraint)
     every.project = project
     run(constrain_worker, &every, num_threads)
     return every.broken
 
 
-def broken(const float[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
+def broken(const fe_real[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
     """The number of rows that break the constraint by more than rounding."""
     return constrain_all(table_vd, constraint, False, num_threads)
 
 
-def project(float[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
+def project(fe_real[:, ::1] table_vd not None, tuple constraint not None, int num_threads):
     """Projects all rows."""
     constrain_all(table_vd, constraint, True, num_threads)
 
 
-cdef struct Recode:               # rows of a table, and the same as float32
+cdef struct Recode:               # rows of a table, and the same as fe_real
     const fe_codec *codec
     char *table
     int64_t row_bytes
     int64_t v
     int64_t d
-    float *values
-    const float *given            # what is encoded
+    fe_real *values
+    const fe_real *given          # what is encoded
     fe_rounding rounding
     int64_t first_row
     int64_t next
@@ -2004,13 +2033,13 @@ cdef void encode_worker(void *job, int me) noexcept nogil:
         code.codec.encode(rows, numbers, count, code.d, 0, code.given + first * code.d, &code.rounding)
 
 
-cdef Recode make_recode(const unsigned char[:, ::1] table_vb, int dtype, const float[:, ::1] values_vd) except *:
+cdef Recode make_recode(const unsigned char[:, ::1] table_vb, int dtype, const fe_real[:, ::1] values_vd) except *:
     cdef Recode code
     memset(&code, 0, sizeof(code))
     check_rows(table_vb, dtype, values_vd.shape[1])
     if values_vd.shape[0] != table_vb.shape[0]:
         raise ValueError("`values` has another number of rows than the table")
-    if dtype == FE_float32:
+    if dtype == FE_REAL:
         raise ValueError("`dtype` must be a coded one")
     code.codec = &rows_of_isa.codec[dtype]
     code.row_bytes, code.v, code.d = table_vb.shape[1], table_vb.shape[0], values_vd.shape[1]
@@ -2019,9 +2048,9 @@ cdef Recode make_recode(const unsigned char[:, ::1] table_vb, int dtype, const f
     return code
 
 
-def decode(const unsigned char[:, ::1] table_vb not None, int dtype, float[:, ::1] values_vd not None,
+def decode(const unsigned char[:, ::1] table_vb not None, int dtype, fe_real[:, ::1] values_vd not None,
            int num_threads):
-    """values_vd = the rows of a table of another dtype than float32."""
+    """values_vd = the rows of a table of another dtype than fe_real."""
     cdef Recode code = make_recode(table_vb, dtype, values_vd)
     if code.v:
         code.table = <char *>&table_vb[0, 0]
@@ -2029,9 +2058,9 @@ def decode(const unsigned char[:, ::1] table_vb not None, int dtype, float[:, ::
         run(decode_worker, &code, num_threads)
 
 
-def encode_rows(unsigned char[:, ::1] table_vb not None, int dtype, const float[:, ::1] values_vd not None,
+def encode_rows(unsigned char[:, ::1] table_vb not None, int dtype, const fe_real[:, ::1] values_vd not None,
                 int64_t first_row, bint stochastic, uint64_t seed, uint64_t step, int num_threads):
-    """The rows of a table of another dtype than float32 = values_vd, rounded. first_row: the number of the first."""
+    """The rows of a table of another dtype than fe_real = values_vd, rounded. first_row: the number of the first."""
     cdef Recode code = make_recode(table_vb, dtype, values_vd)
     if code.v == 0:
         return
@@ -2044,7 +2073,7 @@ def encode_rows(unsigned char[:, ::1] table_vb not None, int dtype, const float[
 
 cdef struct Sums:
     const fe_rows *rows
-    const float *x
+    const fe_real *x
     int64_t n
     double *pieces            # two sums for each
     int64_t next
@@ -2077,7 +2106,7 @@ cdef void finite_worker(void *job, int me) noexcept nogil:
             fe_raise(&sums.bad)
 
 
-def finite(const float[::1] x_n not None, int num_threads):
+def finite(const fe_real[::1] x_n not None, int num_threads):
     """True if no element is infinite or NaN."""
     cdef Sums sums
     memset(&sums, 0, sizeof(sums))
@@ -2089,7 +2118,7 @@ def finite(const float[::1] x_n not None, int num_threads):
     return not sums.bad
 
 
-def sums(const float[:, ::1] table_vd not None, int num_threads):
+def sums(const fe_real[:, ::1] table_vd not None, int num_threads):
     """(sum of |x|, sum of x^2) over all elements."""
     cdef Sums sums
     cdef double magnitudes = 0, squares = 0
@@ -2114,7 +2143,7 @@ def sums(const float[:, ::1] table_vd not None, int num_threads):
 
 cdef struct Fill:
     const fe_rows *rows
-    float *out
+    fe_real *out
     int64_t n
     int64_t d
     uint64_t row
@@ -2124,7 +2153,7 @@ cdef struct Fill:
     double p_low
     double p_span
     int kind
-    const float *values
+    const fe_real *values
     int64_t step
     int64_t next
 
@@ -2137,7 +2166,7 @@ UNIFORM, NORMAL, ROW = 0, 1, 2
 
 cdef void fill_worker(void *job, int me) noexcept nogil:
     cdef Fill *fill = <Fill *>job
-    cdef const float *pointers[1 + FE_AHEAD]
+    cdef const fe_real *pointers[1 + FE_AHEAD]
     cdef int64_t first, count, i
     for i in range(1 + FE_AHEAD):
         pointers[i] = fill.values
@@ -2153,10 +2182,10 @@ cdef void fill_worker(void *job, int me) noexcept nogil:
                              fill.p_low, fill.p_span)
         else:
             for i in range(first, first + count):
-                fill.rows.codec[FE_float32].copy(<const void **>pointers, 1, fill.d, fill.out + i * fill.d, 0)
+                fill.rows.codec[FE_REAL].copy(<const void **>pointers, 1, fill.d, fill.out + i * fill.d, 0)
 
 
-def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float a, float b, double p_low,
+def fill(fe_real[:, ::1] out_vd not None, int kind, const fe_real[::1] values, float a, float b, double p_low,
          double p_span, uint64_t seed, uint64_t first_row, int num_threads):
     """Every row of out_vd: UNIFORM in [a, b); NORMAL with mean a and standard deviation b, from the probabilities p_low
     to p_low + p_span; or ROW, a copy of values."""
@@ -2178,5 +2207,5 @@ def fill(float[:, ::1] out_vd not None, int kind, const float[::1] values, float
     fill.seed = seed
     fill.row = first_row
     fill.next = 0
-    fill.step = max(1, (<int64_t>1 << 19) // fill.d)      # 2 MiB: a huge page is touched by one thread
+    fill.step = max(1, HUGE_PAGE // (fill.d * <int64_t>sizeof(fe_real)))
     run(fill_worker, &fill, num_threads)

@@ -1,10 +1,11 @@
 """Checkpoint: a training on disk, with all that it needs to go on as if it had never stopped.
 
-May import: saving, table, dtypes, optimizers.base, _version. Do not break: training that goes on from a checkpoint
+May import: saving, table, optimizers.base, dtypes, _version. Do not break: training that goes on from a checkpoint
 gives the bits of training that never stopped. So nothing is rounded, and no row catches up on the way: a table is
 written as it lies in memory, beside the steps that its rows have not taken yet.
 
-The directory has checkpoint.json, and an array for each file NUMBER.WHAT.npy: NUMBER is the variable's place in
+The directory has checkpoint.json, and an array for each file NUMBER.WHAT.npy (bfloat16 as uint16, of int8, int4 and
+int2 the structured array): NUMBER is the variable's place in
 checkpoint.json, WHAT is "weights", "scales" (Table.row_scales), or a name of what the optimizer keeps (`Kept`).
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from fastembed import dtypes, saving
 from fastembed._version import __version__
 from fastembed.optimizers.base import Optimizer
-from fastembed.table import Table, locked, open_npy
+from fastembed.table import Table, locked, open_npy, open_rows
 
 _FORMAT = 1
 _FILE = "checkpoint.json"
@@ -28,7 +29,7 @@ class Checkpoint:
     """Saves a training to disk, and restores it: training goes on with the same bits as if it had never stopped.
 
     Args:
-        layers: what is trained: a layer, a `Table` or a float32 NumPy array; a list of them; or a dict of them by
+        layers: what is trained: a layer, a `Table` or a NumPy array; a list of them; or a dict of them by
             names, which `restore` then goes by. All weights of a layer belong to it, those of LoRA too.
         optimizer: the Optimizer that trains them, or None.
 
@@ -98,6 +99,7 @@ class Checkpoint:
                 for number, (name, variable) in enumerate(variables.items()):
                     numbers, arrays = _snapshot(variable, known.get(id(variable)))
                     kinds = {what: _kind(array) for what, array in arrays.items()}
+                    kinds["weights"] = [_dtype_name(arrays["weights"]), *variable.shape]  # codes of any number
                     one = {"shape": list(variable.shape), "arrays": kinds, "numbers": numbers}
                     about["variables"][name] = one
                     for what, array in arrays.items():
@@ -132,7 +134,7 @@ class Checkpoint:
                 _fill_variable(variable, saved[name], known.get(id(variable)))
             for name, kept in restored.items():
                 for what, array in kept.memory().items():
-                    np.copyto(array, saved[name].pop(what))
+                    _copy(array, saved[name].pop(what))
             if self.optimizer is not None:
                 self.optimizer.restore(about["optimizer"]["counters"], [*restored.values()])
 
@@ -194,14 +196,13 @@ class Checkpoint:
     def _restored(self, about, saved, variables, counters):
         """What the optimizer is to keep of each variable, by name; everything is checked here."""
         for name, variable in variables.items():
-            memory = _memory(variable)
-            _check_array(name, "weights", saved[name]["weights"], memory.shape, memory.dtype)
-            if not memory.flags.writeable:
+            _check_array(name, "weights", saved[name]["weights"], _memory(variable))
+            if not _memory(variable).flags.writeable:
                 raise ValueError(f"`layers` must be writeable. Received: {_describe(variable)}")
             if "scales" in saved[name]:
                 if not isinstance(variable, Table):
                     raise ValueError(f"{name} must be a Table, as it was. Received: {_describe(variable)}")
-                _check_array(name, "scales", saved[name]["scales"], (len(variable),), np.float32)
+                _check_array(name, "scales", saved[name]["scales"], np.empty(len(variable), variable.rows.real))
         if self.optimizer is None:
             return {}
         if not _same_form(about["optimizer"]["counters"], counters):
@@ -210,7 +211,7 @@ class Checkpoint:
         for name in about["optimizer"]["trains"]:
             kept = self.optimizer.restored(variables[name], about["variables"][name]["numbers"], saved[name])
             for what, array in kept.memory().items():
-                _check_array(name, what, saved[name][what], array.shape, array.dtype)
+                _check_array(name, what, saved[name][what], array)
             restored[name] = kept
         return restored
 
@@ -218,10 +219,10 @@ class Checkpoint:
 def _check_layer(layer):
     """A layer, a table, or an array that can be trained."""
     if isinstance(layer, np.ndarray):
-        if layer.dtype != np.float32 or not layer.flags.c_contiguous:
+        if _dtype_name(layer) not in dtypes.PLAIN or not layer.flags.c_contiguous:
             raise ValueError(
-                f"`layers` must have arrays that are float32 and C-contiguous. Received: {_describe(layer)}, "
-                f"strides {layer.strides}"
+                f"`layers` must have arrays that are {' or '.join(dtypes.PLAIN)}, and C-contiguous. Received: "
+                f"{_describe(layer)}, strides {layer.strides}"
             )
     elif not isinstance(layer, Table) and not (hasattr(layer, "weights") and hasattr(layer, "build")):
         raise TypeError(f"`layers` must be layers, tables or NumPy arrays. Received: {layer!r}")
@@ -231,10 +232,22 @@ def _memory(variable):
     return variable.memory if isinstance(variable, Table) else variable
 
 
+def _dtype_name(array):
+    """A storage dtype's name, or NumPy's."""
+    return dtypes.name_of(array.dtype)[0] or array.dtype.name
+
+
 def _kind(array):
-    """The name of its dtype and its shape; of a quantised one also how many elements a row has."""
-    name, dim = dtypes.name_of(array.dtype)
-    return [name or array.dtype.name, *array.shape, *([dim] if name in dtypes.QUANTISED else [])]
+    """The name of an array's dtype, and its shape, that of codes with the number of them."""
+    elements = () if array.dtype.names is None else (dtypes.name_of(array.dtype)[1],)
+    return [_dtype_name(array), *array.shape, *elements]
+
+
+def _copy(array, saved):
+    """Copies a saved array; bfloat16, which may appear in two ways, as bits."""
+    if _dtype_name(array) == "bfloat16":
+        array, saved = array.view(np.uint16), saved.view(np.uint16)
+    np.copyto(array, saved)
 
 
 def _describe(variable):
@@ -280,13 +293,11 @@ def _open(path):
             for what, (dtype, *shape) in one["arrays"].items():
                 if dtype not in _DTYPES:
                     raise ValueError(f"an array of a checkpoint must be one of {_DTYPES}. Received: {dtype!r}")
-                file_name = os.path.join(path, f"{number}.{what}.npy")
-                if dtype in dtypes.QUANTISED:
-                    kind = dtypes.of_rows(dtype, shape.pop())
+                file_name, shape = os.path.join(path, f"{number}.{what}.npy"), tuple(shape)
+                if dtype in dtypes.STORAGE:
+                    saved[name][what] = open_rows(file_name, "r", shape, dtype)
                 else:
-                    kind = np.dtype("uint16" if dtype == "bfloat16" else dtype)
-                array = open_npy(file_name, "r", tuple(shape), kind)
-                saved[name][what] = array.view(dtypes.bfloat16()) if dtype == "bfloat16" else array
+                    saved[name][what] = open_npy(file_name, "r", shape, np.dtype(dtype))
     return about, saved
 
 
@@ -302,11 +313,13 @@ def _check_variables(saved, variables):
             )
 
 
-def _check_array(name, what, saved, shape, dtype):
-    if saved.shape != shape or saved.dtype != dtype:
+def _check_array(name, what, saved, array):
+    """Raises unless a saved array can be copied into this one."""
+    same = _dtype_name(saved) == _dtype_name(array) and (array.dtype.names is None or saved.dtype == array.dtype)
+    if saved.shape != array.shape or not same:
         raise ValueError(
-            f"{what!r} of {name} must be {np.dtype(dtype)} of shape {shape}. Received: {saved.dtype} of shape "
-            f"{saved.shape}"
+            f"{what!r} of {name} must be {_dtype_name(array)} of shape {array.shape}. Received: {_dtype_name(saved)} "
+            f"of shape {saved.shape}"
         )
 
 
@@ -334,7 +347,7 @@ def _fill_variable(variable, saved, kept):
         debt.pay(None)
         debt.forget(None)
         variable.debt = None
-    np.copyto(_memory(variable), saved.pop("weights"))  # a file is mapped no longer than it is needed
+    _copy(_memory(variable), saved.pop("weights"))  # a file is mapped no longer than it is needed
     if not isinstance(variable, Table):
         return
     if "scales" not in saved:

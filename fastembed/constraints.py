@@ -29,7 +29,7 @@ class Constraint(serialization.Configurable):
         raise NotImplementedError(f"{type(self).__name__} has no __call__")
 
     def project(self, table_vd):
-        """Projects a float32 matrix in place, whole."""
+        """Projects a float32 or float64 matrix in place, whole."""
         values = np.asarray(self(table_vd))
         if values.shape != table_vd.shape or values.dtype.kind not in "fiu":
             raise ValueError(
@@ -39,7 +39,7 @@ class Constraint(serialization.Configurable):
         table_vd[...] = values
 
     def enforce(self, table_vd):
-        """Projects a float32 matrix in place, whole, if it breaks the constraint by more than rounding."""
+        """Projects a float32 or float64 matrix in place, whole, if it breaks the constraint by more than rounding."""
         if self.rows is not None:
             ops.constrain(table_vd, self.rows)
         else:
@@ -98,17 +98,18 @@ class _Norm(Constraint):
     def rows(self):
         return ops.RowConstraint(ops.NORM, self.low, self.high, self.rate) if self._of_table == (1,) else None
 
-    def _factor(self, norms):
+    def _factor(self, norms, dtype):
         wanted = np.clip(norms, self.low, self.high)
         with np.errstate(invalid="ignore"):
             if self.rate != 1:
                 wanted = self.rate * wanted + (1 - self.rate) * norms
-            return (wanted / (1e-7 + norms)).astype(np.float32)
+            return (wanted / (1e-7 + norms)).astype(dtype)
 
     def __call__(self, w):
         w = np.asarray(w)
         axes = None if self.axis is None else self._axes
-        return w * self._factor(np.sqrt(np.sum(np.square(w, dtype=np.float64), axis=axes, keepdims=True)))
+        norms = np.sqrt(np.sum(np.square(w, dtype=np.float64), axis=axes, keepdims=True))
+        return w * self._factor(norms, np.result_type(w, np.float32))
 
     def _blocks(self, table_vd):
         size = max(1, _BLOCK // table_vd.shape[1])
@@ -125,7 +126,7 @@ class _Norm(Constraint):
         if self.rows is not None:
             ops.project(table_vd, self.rows)
             return
-        factor = self._factor(np.sqrt(self._squares(table_vd)))
+        factor = self._factor(np.sqrt(self._squares(table_vd)), table_vd.dtype)
         for block in self._blocks(table_vd):
             with np.errstate(invalid="ignore"):
                 block *= factor

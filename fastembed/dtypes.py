@@ -3,7 +3,7 @@
 May import: NumPy only. Do not break: whatever is not listed here is refused with a TypeError, never converted quietly.
 
 How a table of each dtype appears in NumPy:
-    float32, float16: an array (rows, dim).
+    float32, float64, float16: an array (rows, dim).
     bfloat16: likewise, of ml_dtypes.bfloat16 where that package is installed, else of uint16: the upper half of a
         float32.
     int8, int4, int2: a structured array (rows,) of "scale" and "offset", float32, and, by the dtype's name, the codes:
@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-FLOAT32 = np.dtype(np.float32)
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _UINT16 = np.dtype(np.uint16)
-PLAIN = ("float32", "bfloat16", "float16")
+PLAIN = ("float32", "float64", "bfloat16", "float16")
 QUANTISED = {"int8": 8, "int4": 4, "int2": 2}  # bits of a code
 STORAGE = (*PLAIN, *QUANTISED)
 _HALVES = ("bfloat16", "float16")
@@ -50,6 +50,11 @@ def storage(dtype, argument="dtype"):
     if name not in STORAGE:
         raise TypeError(f"`{argument}` must be one of {list(STORAGE)}. Received: {argument}={dtype!r}")
     return name
+
+
+def real(storage):
+    """The dtype in which rows of this storage dtype are pooled and stepped."""
+    return FLOAT64 if storage == "float64" else FLOAT32
 
 
 @functools.cache

@@ -1,13 +1,14 @@
 """gather, pool, group and update on plain NumPy arrays: every check and every allocation of a step is here.
 
-May import: dtypes, threads and _core; it alone calls _core. Do not break: all checks come before the first write, and
-a driver's "bad" is answered with an error that names the culprit (detect cheaply, explain expensively).
+May import: dtypes, threads, _core and _core64; it alone calls the cores. Do not break: all checks come before the first
+write, and a driver's "bad" is answered with an error that names the culprit (detect cheaply, explain expensively).
 
 The flow: ids (any array) -> `flat_ids` (int32 or int64, contiguous) -> `gather` / `pool`; a gradient is `Parts`
 (ids, bags and upstream gradients, nothing expanded) -> `group` (sorted by row once) -> `update` or `reduce`. An
 optimizer makes an `Update` for each of its variables and gives all of them to `run`.
 """
 
+import functools
 import math
 import os
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastembed import _core, dtypes
-from fastembed.dtypes import FLOAT32
+from fastembed.dtypes import FLOAT32, FLOAT64
 from fastembed.threads import threads_for
 
 INSTRUCTION_SETS = ("avx512", "avx2", "base")
@@ -36,7 +37,7 @@ HYPERPARAMETERS = (
     "power",
 )
 # The state of a row by step: its parts in order, each with a number for each column (DIM) or one for the row. One
-# float32 matrix holds the state of all rows.
+# matrix holds the state of all rows.
 DIM, ROW = "dim", "row"
 STATES = {
     "sgd": {},
@@ -69,15 +70,8 @@ STATES = {
 }
 
 _CODES = {name: code for code, name in enumerate(_core.STEPS)}
-_DTYPES = {name: code for code, name in enumerate(_core.DTYPES)}
-_FLOAT32 = _DTYPES["float32"]
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
-# A fused function looks at its arguments' types at every call (2 us); here the choice is made once.
-_BY_ID = {
-    name: {_INT32: getattr(_core, name)["int32_t"], _INT64: getattr(_core, name)["int64_t"]}
-    for name in ("check_ids", "gather", "pool", "weights_gradient", "group")
-}
-_LARGE = 1 << 20  # floats of an array whose place in memory matters
+_LARGE = 1 << 20  # numbers of an array whose place in memory matters
 # Above this a float no longer tells neighbouring integers apart.
 _EXACT = {2: 2**11, 4: 2**24, 8: 2**53}
 
@@ -97,6 +91,36 @@ def _choose_isa():
 
 isa = _choose_isa()
 openmp = _core.OPENMP  # the date of the OpenMP standard that the compiler followed; 0: built without
+
+
+class Core:
+    """The drivers for numbers of one dtype: a module, and those of its functions that take ids by the dtype of these.
+
+    A fused function looks at its arguments' types at every call (2 us); here the choice is made once.
+    """
+
+    def __init__(self, module, real):
+        self.module, self.real = module, real
+        self.codes = {name: code for code, name in enumerate(module.DTYPES)}
+        for name in ("check_ids", "gather", "pool", "weights_gradient", "group"):
+            fused = getattr(module, name)
+            setattr(self, name, {_INT32: fused["int32_t"], _INT64: fused["int64_t"]})
+
+
+_single = Core(_core, FLOAT32)
+
+
+@functools.cache
+def _double():
+    from fastembed import _core64  # who has no float64 table does not pay for it
+
+    _core64.select_isa(isa)
+    return Core(_core64, FLOAT64)
+
+
+def core_of(dtype):
+    """The drivers for arrays of float64, or of anything else that is stepped in float32."""
+    return _double() if dtype == FLOAT64 else _single
 
 
 # ---- checks --------------------------------------------------------------------------------------------------------
@@ -175,7 +199,7 @@ def explain_ids(ids_n, num_rows, shape=None, name="ids"):
 
 def check_ids(ids_n, num_rows, name="ids"):
     """Raises the IndexError if one of the ids is no row."""
-    if not _BY_ID["check_ids"][ids_n.dtype](ids_n, num_rows):
+    if not _single.check_ids[ids_n.dtype](ids_n, num_rows):
         explain_ids(ids_n, num_rows, name=name)
 
 
@@ -202,13 +226,14 @@ def check_splits(row_splits, num_values):
 
 
 class Rows:
-    """A table as the core takes it, checked: the bytes of its rows (v, bytes), the number of its storage dtype, and how
-    many elements a row has."""
+    """A table as the core takes it, checked: the bytes of its rows (v, bytes), the drivers for them, the number of its
+    storage dtype there, and how many elements a row has."""
 
-    __slots__ = ("code", "dim", "octets_vb")
+    __slots__ = ("code", "core", "dim", "octets_vb")
 
-    def __init__(self, octets_vb, code, dim):
-        self.octets_vb, self.code, self.dim = octets_vb, code, dim
+    def __init__(self, octets_vb, storage, dim):
+        self.octets_vb, self.dim, self.core = octets_vb, dim, core_of(dtypes.real(storage))
+        self.code = self.core.codes[storage]
 
     def __len__(self):
         return len(self.octets_vb)
@@ -221,7 +246,17 @@ class Rows:
     @property
     def storage(self):
         """The storage dtype's name."""
-        return _core.DTYPES[self.code]
+        return self.core.module.DTYPES[self.code]
+
+    @property
+    def real(self):
+        """The dtype in which rows are pooled and stepped: float32 or float64."""
+        return self.core.real
+
+    @property
+    def coded(self):
+        """Whether rows are stored as something else."""
+        return self.code != 0
 
 
 def rows_of(table, name="table", writeable=False, dim=None):
@@ -249,32 +284,34 @@ def _as_rows(array, name, dim):
             f"`{name}` must be a C-contiguous matrix. Received: shape {array.shape}, strides {array.strides}"
         )
     if plain:
-        return Rows(np.asarray(array).view(np.uint8), _DTYPES[storage], array.shape[1])
+        return Rows(np.asarray(array).view(np.uint8), storage, array.shape[1])
     octets_vb = np.asarray(array).view(np.uint8).reshape(len(array), array.dtype.itemsize)
-    return Rows(octets_vb, _DTYPES[storage], most if dim is None else dim)
+    return Rows(octets_vb, storage, most if dim is None else dim)
 
 
 def check_table(table, name="table", writeable=False):
-    """A table of float32: a C-contiguous, aligned matrix."""
+    """A table of float32 or float64, a C-contiguous, aligned matrix. Returns the drivers for it."""
     rows = rows_of(table, name, writeable)
-    if rows.code != _FLOAT32:
-        raise TypeError(f"`{name}` must be float32. Received: {name} of dtype {table.dtype}")
-    return table
+    if rows.coded:
+        raise TypeError(f"`{name}` must be float32 or float64. Received: {name} of dtype {table.dtype}")
+    return rows.core
 
 
-def check_floats(array, shape, name):
-    """float32 or float64 as contiguous float32 of the given shape (None: any size there)."""
+def check_floats(array, shape, name, dtype=FLOAT32):
+    """float32 or float64 as contiguous numbers of `dtype` (None: its own) in the given shape (None: any size there)."""
     array = np.asarray(array)
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise TypeError(f"`{name}` must be float32 or float64. Received: {name} of dtype {array.dtype}")
     if len(array.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
         raise ValueError(f"`{name}` must have shape {tuple(shape)}. Received: shape {array.shape}")
-    if array.dtype is not FLOAT32 or not (array.flags.c_contiguous and array.flags.aligned):
-        array = array.astype(np.float32, order="C")
+    if dtype is None:
+        dtype = FLOAT64 if array.dtype.itemsize == 8 else FLOAT32
+    if array.dtype is not dtype or not (array.flags.c_contiguous and array.flags.aligned):
+        array = array.astype(dtype, order="C")
     return array
 
 
-def check_out(out, shape, inputs, dtype=FLOAT32):
+def check_out(out, shape, inputs, dtype):
     """`out=` must be a contiguous writeable array of the right shape and dtype, apart from the memory of `inputs`."""
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         kind = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
@@ -290,12 +327,12 @@ def check_out(out, shape, inputs, dtype=FLOAT32):
     return out
 
 
-def _empty(shape, size):
-    """A new float32 array; a large one starts at a cache line, as stores past the caches like it (1.15 x)."""
+def _empty(shape, size, dtype):
+    """A new array; a large one starts at a cache line, as stores past the caches like it (1.15 x)."""
     if size < _LARGE:
-        return np.empty(shape, np.float32)
-    memory = np.empty(size + 16, np.float32)
-    start = -memory.ctypes.data % 64 // 4
+        return np.empty(shape, dtype)
+    memory = np.empty(size + 16, dtype)
+    start = -memory.ctypes.data % 64 // dtype.itemsize
     return memory[start : start + size].reshape(shape)
 
 
@@ -312,12 +349,12 @@ def gather(table, ids, out=None):
     """Rows of a table: out[...] = table[ids[...]].
 
     Args:
-        table: float32 array (v, d), C-contiguous; a memory map too.
+        table: array (v, d) of a storage dtype, C-contiguous; a memory map too.
         ids: integers of any shape, 0 <= id < v.
-        out: float32 array of shape ids.shape + (d,) to write to, or None for a new one.
+        out: array of shape ids.shape + (d,) to write to, or None for a new one.
 
     Returns:
-        float32 array of shape ids.shape + (d,).
+        float32 array of shape ids.shape + (d,); of a float64 table float64.
 
     Raises:
         IndexError: an id outside [0, v), with its position; `out` is then as it was.
@@ -331,17 +368,18 @@ def gather(table, ids, out=None):
                [4., 5.]], dtype=float32)
     """
     rows = rows_of(table)
+    core = rows.core
     ids_n, shape = flat_ids(ids)
     v, d = rows.shape
     n = len(ids_n)
     if out is None:
-        result = _empty((*shape, d), n * d)
+        result = _empty((*shape, d), n * d, core.real)
     else:
-        result = check_out(out, (*shape, d), (rows.octets_vb, ids_n))
-        if not _BY_ID["check_ids"][ids_n.dtype](ids_n, v):
+        result = check_out(out, (*shape, d), (rows.octets_vb, ids_n), core.real)
+        if not core.check_ids[ids_n.dtype](ids_n, v):
             explain_ids(ids_n, v, shape)
     out_nd = result if len(shape) == 1 else result.reshape(n, d)
-    if not _BY_ID["gather"][ids_n.dtype](rows.octets_vb, rows.code, ids_n, out_nd, threads_for(n * d * 4)):
+    if not core.gather[ids_n.dtype](rows.octets_vb, rows.code, ids_n, out_nd, threads_for(n * d * core.real.itemsize)):
         explain_ids(ids_n, v, shape)
     return result
 
@@ -354,16 +392,16 @@ def pool(table, ids, row_splits, weights=None, combiner="sum", out=None, padding
     empty bag gives zeros.
 
     Args:
-        table: float32 array (v, d), C-contiguous.
+        table: array (v, d) of a storage dtype, C-contiguous.
         ids: n integers, 0 <= id < v.
         row_splits: int32 or int64 array (b + 1,): bag k has ids row_splits[k] to row_splits[k + 1].
         weights: float32 or float64 array (n,), or None.
         combiner: "sum", "mean", "sqrtn" or "max".
-        out: float32 array (b, d) to write to, or None.
+        out: array (b, d) to write to, or None.
         padding_idx: an id that is passed over, or None.
 
     Returns:
-        float32 array (b, d).
+        float32 array (b, d); of a float64 table float64.
 
     Raises:
         IndexError: an id outside [0, v), with its position; `out` is then as it was.
@@ -389,19 +427,20 @@ def pool(table, ids, row_splits, weights=None, combiner="sum", out=None, padding
 def pool_checked(rows, ids_n, splits_b1, weights=None, combiner="sum", out=None, padding_idx=None, shape=None):
     """pool() on ids and splits that were checked before; `shape`: what the ids looked like, for the message."""
     rows = rows_of(rows)
+    core = rows.core
     v, d = rows.shape
     code = _combiner(combiner)
-    weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
+    weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights", core.real)
     padding = check_padding(padding_idx, v)
     out_shape = (len(splits_b1) - 1, d)
     if out is None:
-        out = np.empty(out_shape, np.float32)
+        out = np.empty(out_shape, core.real)
     else:
-        check_out(out, out_shape, (rows.octets_vb, ids_n, weights_n))
-        if not _BY_ID["check_ids"][ids_n.dtype](ids_n, v):
+        check_out(out, out_shape, (rows.octets_vb, ids_n, weights_n), core.real)
+        if not core.check_ids[ids_n.dtype](ids_n, v):
             explain_ids(ids_n, v, shape)
-    threads = threads_for(len(ids_n) * d * 4)
-    pooled = _BY_ID["pool"][ids_n.dtype]
+    threads = threads_for(len(ids_n) * d * core.real.itemsize)
+    pooled = core.pool[ids_n.dtype]
     if not pooled(rows.octets_vb, rows.code, ids_n, splits_b1, weights_n, code, padding, out, None, threads):
         explain_ids(ids_n, v, shape)
     return out
@@ -413,28 +452,28 @@ def argmax(rows, ids_n, splits_b1, weights=None, padding_idx=None):
     bags, d = len(splits_b1) - 1, rows.dim
     if len(ids_n) >= 2**31:
         raise ValueError(f"the gradient of a maximum takes fewer than 2**31 ids. Received: {len(ids_n)} ids")
-    weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
+    weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights", rows.real)
     arg_bd = np.empty((bags, d), np.int32)
-    scratch_bd = np.empty((bags, d), np.float32)
+    scratch_bd = np.empty((bags, d), rows.real)
     padding = check_padding(padding_idx, len(rows))
-    pooled = _BY_ID["pool"][ids_n.dtype]
-    threads, table = threads_for(len(ids_n) * d * 4), (rows.octets_vb, rows.code)
+    pooled = rows.core.pool[ids_n.dtype]
+    threads, table = threads_for(len(ids_n) * d * rows.real.itemsize), (rows.octets_vb, rows.code)
     if not pooled(*table, ids_n, splits_b1, weights_n, _core.MAX, padding, scratch_bd, arg_bd, threads):
         explain_ids(ids_n, len(rows))
     return arg_bd
 
 
 def weights_gradient(rows, ids_n, splits_b1, weights, combiner, upstream, padding_idx=None):
-    """The gradient of the weights of pool(): float32 (n,)."""
+    """The gradient of the weights of pool(): (n,), in the dtype of what it returns."""
     rows = rows_of(rows)
     v, d = rows.shape
-    weights_n = check_floats(weights, (len(ids_n),), "weights")
-    upstream_bd = check_floats(upstream, (len(splits_b1) - 1, d), "upstream")
+    weights_n = check_floats(weights, (len(ids_n),), "weights", rows.real)
+    upstream_bd = check_floats(upstream, (len(splits_b1) - 1, d), "upstream", rows.real)
     arg_bd = argmax(rows, ids_n, splits_b1, weights_n, padding_idx) if combiner == "max" else None
-    out_n = np.zeros(len(ids_n), np.float32)
-    kernel = _BY_ID["weights_gradient"][ids_n.dtype]
-    code, padding, threads = _combiner(combiner), check_padding(padding_idx, v), threads_for(len(ids_n) * d * 4)
-    table = rows.octets_vb, rows.code
+    out_n = np.zeros(len(ids_n), rows.real)
+    kernel = rows.core.weights_gradient[ids_n.dtype]
+    code, padding, table = _combiner(combiner), check_padding(padding_idx, v), (rows.octets_vb, rows.code)
+    threads = threads_for(len(ids_n) * d * rows.real.itemsize)
     if not kernel(*table, ids_n, splits_b1, weights_n, code, padding, upstream_bd, arg_bd, out_n, threads):
         explain_ids(ids_n, v)
     return out_n
@@ -457,7 +496,8 @@ def check_padding(padding_idx, num_rows=2**63):
 class Parts(NamedTuple):
     """A row-sparse gradient before any sum: id i adds weight_i * factor_bag * upstream[bag of i] to its row.
 
-    Made and checked by `parts`. splits_b1 None: every id is a bag.
+    Made and checked by `parts`. splits_b1 None: every id is a bag. Upstream gradients and weights have one dtype:
+    float32, or float64.
     """
 
     ids_n: np.ndarray
@@ -475,7 +515,7 @@ def parts(ids, upstream, row_splits=None, weights=None, combiner="sum", padding_
     Args:
         ids: n integers.
         upstream: float32 or float64 array (n, d), or (b, d) with `row_splits`: the gradient of the loss with respect to
-            the output of gather or pool.
+            the output of gather or pool. Sums are taken in its dtype, in updates in that of the table.
         row_splits, weights, combiner, padding_idx: as they were given to pool.
         argmax: int32 array (b, d), for combiner "max" only: which id of its bag gave the maximum.
 
@@ -504,8 +544,8 @@ def parts(ids, upstream, row_splits=None, weights=None, combiner="sum", padding_
 def parts_checked(ids_n, upstream, splits_b1=None, weights=None, combiner="sum", padding_idx=None, argmax=None):
     """parts() on ids and splits that were checked before."""
     bags = len(ids_n) if splits_b1 is None else len(splits_b1) - 1
-    upstream_bd = check_floats(upstream, (bags, None), "upstream")
-    weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights")
+    upstream_bd = check_floats(upstream, (bags, None), "upstream", None)
+    weights_n = None if weights is None else check_floats(weights, (len(ids_n),), "weights", upstream_bd.dtype)
     code = _combiner(combiner)
     if splits_b1 is None and (weights_n is not None or code != _core.SUM):
         raise ValueError("`weights` and `combiner` need `row_splits`. Received: row_splits=None")
@@ -516,6 +556,14 @@ def parts_checked(ids_n, upstream, splits_b1=None, weights=None, combiner="sum",
             f"`argmax` must be int32 of shape {upstream_bd.shape}. Received: {argmax.dtype} {argmax.shape}"
         )
     return Parts(ids_n, splits_b1, weights_n, code, check_padding(padding_idx), upstream_bd, argmax)
+
+
+def parts_as(parts, dtype):
+    """Parts with numbers of this dtype."""
+    if parts.upstream_bd.dtype == dtype:
+        return parts
+    weights_n = None if parts.weights_n is None else parts.weights_n.astype(dtype)
+    return parts._replace(upstream_bd=parts.upstream_bd.astype(dtype), weights_n=weights_n)
 
 
 def group(parts, num_rows):
@@ -548,10 +596,24 @@ def _sorted(gradients):
     """The groups of a list of (parts, num_rows), and the index of the first with an id that is no row; -1: none has."""
     all_groups, work = [], 0
     for (ids_n, splits_b1, weights_n, combiner, padding, upstream_bd, _), num_rows in gradients:
-        make = _BY_ID["group"][ids_n.dtype]
+        make = core_of(upstream_bd.dtype).group[ids_n.dtype]
         all_groups.append(make(ids_n, splits_b1, weights_n, combiner, padding, num_rows, len(upstream_bd)))
         work += len(ids_n)
-    return all_groups, _core.sort(all_groups, threads_for(work * 20))  # a key costs about 20 bytes of a row's traffic
+    bad = -1
+    for module, these in _by_core([core_of(parts.upstream_bd.dtype) for parts, _ in gradients]):
+        # A key costs about 20 bytes of a row's traffic.
+        found = module.sort([all_groups[i] for i in these], threads_for(work * 20))
+        if found >= 0 and (bad < 0 or these[found] < bad):
+            bad = these[found]
+    return all_groups, bad
+
+
+def _by_core(cores):
+    """(module, the indices of its cores) for each module that occurs."""
+    indices = {}
+    for i, core in enumerate(cores):
+        indices.setdefault(core.module, []).append(i)
+    return indices.items()
 
 
 def look_parts(ids_n, splits_b1=None, combiner="sum", padding_idx=None):
@@ -561,9 +623,9 @@ def look_parts(ids_n, splits_b1=None, combiner="sum", padding_idx=None):
     return Parts(ids_n, splits_b1, None, _combiner(combiner), check_padding(padding_idx), nothing_b0, None)
 
 
-def group_look(parts, num_rows):
-    """group(); None where an id is no row."""
-    (groups,), bad = _sorted([(parts, num_rows)])
+def group_look(parts, rows):
+    """group() for a table of these `Rows`; None where an id is no row."""
+    (groups,), bad = _sorted([(parts_as(parts, rows.real), len(rows))])
     return groups if bad < 0 else None
 
 
@@ -586,14 +648,16 @@ def reduce(parts, groups):
         groups: what group() gave for them.
 
     Returns:
-        rows_u: int64 array (u,), rising; values_ud: float32 array (u, d), the sums of the parts.
+        rows_u: int64 array (u,), rising; values_ud: array (u, d), the sums of the parts in their dtype.
     """
-    unique = _core.count_unique(groups)
+    real = parts.upstream_bd.dtype
+    module = core_of(real).module
+    unique = module.count_unique(groups)
     d = parts.upstream_bd.shape[1]
     rows_u = np.empty(unique, np.int64)
-    values_ud = np.empty((unique, d), np.float32)
-    threads = threads_for(groups.num_parts * d * 4)
-    _core.reduce(groups, parts.upstream_bd, parts.weights_n, parts.argmax_bd, rows_u, values_ud, threads)
+    values_ud = np.empty((unique, d), real)
+    threads = threads_for(groups.num_parts * d * real.itemsize)
+    module.reduce(groups, parts.upstream_bd, parts.weights_n, parts.argmax_bd, rows_u, values_ud, threads)
     return rows_u, values_ud
 
 
@@ -614,7 +678,7 @@ def state_parts(step, dim):
 
 
 def state_width(step, dim):
-    """The floats of optimizer state a row of `dim` elements needs for `step`."""
+    """The numbers of optimizer state a row of `dim` elements needs for `step`."""
     return sum(part.stop - part.start for part in state_parts(step, dim).values())
 
 
@@ -635,7 +699,7 @@ class Missed(NamedTuple):
     """How rows take the steps that they have missed, before a step or a look-up.
 
     last_v: int32 array (v,), the last step of each row, 0: none. now: the last step that is done. idle: rows that were
-    never touched have missed nothing. Missed steps are those after `first`: `replays`, float32 (steps, 14):
+    never touched have missed nothing. Missed steps are those after `first`: `replays`, (steps, 14) of `real`:
     hyperparameters and weight decay of `step` by which the last `most` of them are taken one after the other; or
     `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays` and their `powers`
     (powers()): see `leap` in _core.pyx.
@@ -656,11 +720,11 @@ class Missed(NamedTuple):
     powers: np.ndarray | None = None
 
 
-def powers(decays, count=512):
-    """decays[p] to the powers 0, 1, ... count - 1, as `Missed` takes them: float32 (3, count)."""
+def powers(decays, real=FLOAT32, count=512):
+    """decays[p] to the powers 0, 1, ... count - 1, as `Missed` takes them: (3, count) of the table's `real`."""
     factors_pn = np.ones((3, count))
     factors_pn[: len(decays), 1:] = np.reshape(decays, (-1, 1))
-    return np.multiply.accumulate(factors_pn, axis=1).astype(np.float32)
+    return np.multiply.accumulate(factors_pn, axis=1).astype(real)
 
 
 class Average(NamedTuple):
@@ -675,7 +739,7 @@ class Average(NamedTuple):
 
 
 class Rounding(NamedTuple):
-    """Stochastic rounding of rows that are not float32: up or down, with a probability that makes the mean exact.
+    """Stochastic rounding of coded rows: up or down, with a probability that makes the mean exact.
 
     The choice depends on (seed, step, row number, column) alone: not on threads, instruction sets or other rows.
     """
@@ -691,8 +755,8 @@ class Update(NamedTuple):
     table (an array or `Rows`), gradient (Parts, or an array that has every row; None with groups: their rows only catch up), step (None:
     none), hyper, state, groups, constraint: as update() takes them; a hyper may have "columns", an array (d,).
     everywhere: rows without a gradient step too. factor, limit: summed gradients are multiplied and cut off. fade:
-    w -= fade w before the step. scales: float32 (v,), by which the learning rate of each row is multiplied, 0: the row
-    is left out. missed: Missed. average: Average. rounding: Rounding, None: to the nearest.
+    w -= fade w before the step. scales: (v,) of `real`, by which the learning rate of each row is multiplied, 0: the
+    row is left out. missed: Missed. average: Average. rounding: Rounding, None: to the nearest.
     """
 
     table: np.ndarray
@@ -729,10 +793,13 @@ def _check_update(table, dim, step, hyper, state):
     if table.dim != dim:
         raise ValueError(f"`table` must have {dim} columns, as the gradient has. Received: shape {table.shape}")
     if width and state is None:
-        raise ValueError(f"`state` must be a float32 array {(len(table), width)} for step {step!r}. Received: None")
+        wanted = f"a {table.real} array {(len(table), width)}"
+        raise ValueError(f"`state` must be {wanted} for step {step!r}. Received: None")
     if state is not None:
         state = rows_of(state, "state", writeable=True)
         check_state_dtype(step, state.storage)
+        if state.real != table.real:
+            raise TypeError(f"`state` must be float64 where the table is, and only there. Received: {state.storage}")
         if state.shape != (len(table), width) or state.storage in ("int4", "int2"):
             raise ValueError(f"`state` must have shape {(len(table), width)}. Received: shape {state.shape}")
     if step in ("adafactor", "adafactor_norm") and "columns" not in hyper:
@@ -750,8 +817,9 @@ def numbers(hyper):
 _zeros = np.zeros(1 << 12, np.float32)
 
 
-def _zero_row(dim):
-    return _zeros if dim <= len(_zeros) else np.zeros(dim, np.float32)
+def _zero_row(dim, real):
+    zeros = _zeros.view(real)
+    return zeros if dim <= len(zeros) else np.zeros(dim, real)
 
 
 def _job(update, known):
@@ -763,11 +831,12 @@ def _job(update, known):
     about = -1 if step is None else _CODES[step], known[id(hyper)], None if constraint is None else tuple(constraint)
     job_of = table.octets_vb, table.code, table.dim
     row_bytes = table.octets_vb.shape[1]
+    make = table.core.module.Job
     if state is None:
-        job = _core.Job(*job_of, None, 0, 0, *about)
+        job = make(*job_of, None, 0, 0, *about)
     else:
         state = rows_of(state, "state")
-        job = _core.Job(*job_of, state.octets_vb, state.code, state.dim, *about)
+        job = make(*job_of, state.octets_vb, state.code, state.dim, *about)
         row_bytes += state.octets_vb.shape[1]
     touched = len(table)
     if isinstance(gradient, Parts):
@@ -782,7 +851,7 @@ def _job(update, known):
         job.look(groups)
         touched = groups.num_parts
     if update.everywhere:
-        job.everywhere(_zero_row(table.dim))
+        job.everywhere(_zero_row(table.dim, table.real))
         touched = len(table)
     if step == "squares":
         job.without_table()
@@ -795,7 +864,7 @@ def _job(update, known):
     if update.scales is not None:
         job.scale(update.scales)
     if update.missed is not None:
-        _set_missed(job, update.missed, table.dim)
+        _set_missed(job, update.missed, _zero_row(table.dim, table.real))
     if update.average is not None:
         job.average(*update.average)
     if update.rounding is not None:
@@ -803,8 +872,8 @@ def _job(update, known):
     return job, touched * row_bytes
 
 
-def _set_missed(job, missed, dim):
-    job.catch_up(missed.last_v, missed.now, missed.idle, _zero_row(dim))
+def _set_missed(job, missed, zeros_d):
+    job.catch_up(missed.last_v, missed.now, missed.idle, zeros_d)
     if missed.moments is None:
         job.replays(missed.replays, missed.first, _CODES[missed.step], missed.most)
     else:
@@ -816,17 +885,18 @@ def run(updates):
     """Does a list of `Update`s, checked before, together. Returns for each what its step has summed up, a list."""
     known = {}
     jobs = [_job(update, known) for update in updates]
-    return _core.run_jobs([job for job, _ in jobs], threads_for(sum(work for _, work in jobs)))
+    threads, sums = threads_for(sum(work for _, work in jobs)), [None] * len(jobs)
+    for module, these in _by_core([rows_of(update.table).core for update in updates]):
+        for i, found in zip(these, module.run_jobs([jobs[i][0] for i in these], threads), strict=True):
+            sums[i] = found
+    return sums
 
 
 def finite(gradient):
-    """Whether all numbers of Parts or of a float32 array are finite."""
-    if not isinstance(gradient, Parts):
-        return _core.finite(gradient.reshape(-1), threads_for(gradient.nbytes))
-    upstream_bd, weights_n = gradient.upstream_bd, gradient.weights_n
-    if weights_n is not None and not _core.finite(weights_n, threads_for(weights_n.nbytes)):
-        return False
-    return _core.finite(upstream_bd.reshape(-1), threads_for(upstream_bd.nbytes))
+    """Whether all numbers of Parts or of a float32 or float64 array are finite."""
+    if isinstance(gradient, Parts):
+        return all(finite(array) for array in (gradient.weights_n, gradient.upstream_bd) if array is not None)
+    return core_of(gradient.dtype).module.finite(gradient.reshape(-1), threads_for(gradient.nbytes))
 
 
 def update(table, parts, step, hyper, state=None, groups=None, constraint=None, rounding=None):
@@ -838,13 +908,13 @@ def update(table, parts, step, hyper, state=None, groups=None, constraint=None, 
     never depend on the number of threads.
 
     Args:
-        table: array (v, d) of float32, bfloat16 or float16, C-contiguous, writeable; a memory map too.
-        parts: Parts.
+        table: array (v, d) of float32, float64, bfloat16 or float16, C-contiguous, writeable; a memory map too.
+        parts: Parts; of another dtype than that in which the table is stepped, they are converted.
         step: a key of `ops.STATES`: "sgd", "adagrad", "adam", ...
         hyper: dict of floats, those of `ops.HYPERPARAMETERS` that the step reads. Adam's learning_rate is the one with
             both bias corrections in it.
-        state: array (v, state_width(step, d)) of float32 or bfloat16 (int8, where the state is a momentum alone), or None
-            where that is 0.
+        state: array (v, state_width(step, d)) of float32 or bfloat16 (int8, where the state is a momentum alone), of a
+            float64 table float64; or None where that is 0.
         groups: what group(parts, v) gave, or None to group here.
         constraint: a `RowConstraint` that the rows satisfy afterwards, or None.
         rounding: a `Rounding`, by which rows and states that are not float32 are rounded; None: to the nearest.
@@ -863,14 +933,16 @@ def update(table, parts, step, hyper, state=None, groups=None, constraint=None, 
                [-1. , -1. ]], dtype=float32)
     """
     _check_update(table, parts.upstream_bd.shape[1], step, hyper, state)
-    if groups is None:
+    real = rows_of(table).real
+    if groups is None or parts.upstream_bd.dtype != real:
+        parts = parts_as(parts, real)
         groups = group(parts, len(table))
     run([Update(table, parts, step, hyper, state, groups, constraint, rounding=rounding)])
 
 
 def update_dense(table, gradient, step, hyper, state=None, constraint=None, rounding=None):
     """update() for a gradient that has every row: float32 or float64, the table's shape."""
-    grads_vd = check_floats(gradient, table.shape, "gradient")
+    grads_vd = check_floats(gradient, table.shape, "gradient", rows_of(table).real)
     _check_update(table, table.shape[1], step, hyper, state)
     run([Update(table, grads_vd, step, hyper, state, None, constraint, rounding=rounding)])
 
@@ -905,9 +977,9 @@ def constrain(table, constraint):
         array([[0.6, 0.8],
                [0.6, 0.8]], dtype=float32)
     """
-    check_table(table)
+    module = check_table(table).module
     threads = threads_for(table.nbytes)
-    if not _core.broken(table, tuple(constraint), threads):
+    if not module.broken(table, tuple(constraint), threads):
         return False
     project(table, constraint)
     return True
@@ -915,8 +987,8 @@ def constrain(table, constraint):
 
 def project(table, constraint):
     """Projects all rows of a table in place."""
-    check_table(table, writeable=True)
-    _core.project(table, tuple(constraint), threads_for(table.nbytes))
+    module = check_table(table, writeable=True).module
+    module.project(table, tuple(constraint), threads_for(table.nbytes))
 
 
 # ---- whole tables --------------------------------------------------------------------------------------------------
@@ -944,7 +1016,7 @@ def zeros(shape, storage="float32"):
 
 
 def decode(table, rows=slice(None)):
-    """A range of rows as float32: a new array, or of a float32 table a view.
+    """A range of rows as numbers: a new float32 array, or of a float32 or float64 table a view.
 
     Args:
         table: an array of a storage dtype, or `Rows`.
@@ -952,19 +1024,19 @@ def decode(table, rows=slice(None)):
     """
     table = rows_of(table)
     octets_vb = table.octets_vb[rows]
-    if table.code == _FLOAT32:
-        return octets_vb.view(np.float32)
-    values_vd = _empty((len(octets_vb), table.dim), len(octets_vb) * table.dim)
-    _core.decode(octets_vb, table.code, values_vd, threads_for(values_vd.nbytes))
+    if not table.coded:
+        return octets_vb.view(table.real)
+    values_vd = _empty((len(octets_vb), table.dim), len(octets_vb) * table.dim, table.real)
+    table.core.module.decode(octets_vb, table.code, values_vd, threads_for(values_vd.nbytes))
     return values_vd
 
 
 def encode(table, values, first_row=0, rounding=None):
-    """Writes float32 rows into a table from row `first_row` on.
+    """Writes rows of numbers into a table from row `first_row` on.
 
     Args:
         table: an array of a storage dtype, or `Rows`; writeable.
-        values: float32 array (n, d), C-contiguous.
+        values: float32 or float64 array (n, d), C-contiguous.
         rounding: as in update(); codes are always rounded to the nearest.
 
     Raises:
@@ -972,15 +1044,20 @@ def encode(table, values, first_row=0, rounding=None):
     """
     table = rows_of(table, writeable=True)
     octets_vb = table.octets_vb[first_row : first_row + len(values)]
-    if table.code == _FLOAT32:
-        np.copyto(octets_vb.view(np.float32), values)
+    values = values.astype(table.real, copy=False)
+    if not table.coded:
+        np.copyto(octets_vb.view(table.real), values)
         return
-    threads = threads_for(values.nbytes)
-    if table.storage in dtypes.QUANTISED and not _core.finite(values.reshape(-1), threads):
-        row = int(np.argmin(np.isfinite(values).all(1)))
-        raise ValueError(f"rows must be finite to be {table.storage}. Received: row {first_row + row} with NaN or infinity")
+    check_codes(table, values, first_row)
     how = (False, 0, 0) if rounding is None else (True, rounding.seed % 2**64, rounding.step)
-    _core.encode_rows(octets_vb, table.code, values, first_row, *how, threads)
+    table.core.module.encode_rows(octets_vb, table.code, values, first_row, *how, threads_for(values.nbytes))
+
+
+def check_codes(table, values, first_row=0):
+    """Raises the ValueError of encode() for rows that are not finite."""
+    if table.storage in dtypes.QUANTISED and not finite(values):
+        row = first_row + int(np.argmin(np.isfinite(values).all(1)))
+        raise ValueError(f"rows must be finite to be {table.storage}. Received: row {row} with NaN or infinity")
 
 
 def blocks(table):
@@ -990,10 +1067,10 @@ def blocks(table):
 
 
 def change(table, function):
-    """Lets `function(values, first_row)` change all rows of a table in place: those of float32 in one call, others in
-    blocks that are decoded and encoded again."""
+    """Lets `function(values, first_row)` change all rows of a table in place: those of float32 or float64 in one call,
+    others in blocks that are decoded and encoded again."""
     table = rows_of(table, writeable=True)
-    if table.code == _FLOAT32:
+    if not table.coded:
         function(decode(table), 0)
         return
     for rows in blocks(table):
@@ -1006,22 +1083,22 @@ def sums(array):
     """(sum of |x|, sum of x^2) over a float array of any shape, or the `Rows` of a table, in parallel; the bits never
     depend on the threads."""
     if type(array) is Rows:
-        if array.code == _FLOAT32:
+        if not array.coded:
             return sums(decode(array))
         found = [sums(decode(array, rows)) for rows in blocks(array)]
         return math.fsum(one for one, _ in found), math.fsum(two for _, two in found)
-    flat = check_floats(array, (None,) * np.ndim(array), "array").reshape(1, -1)
-    return _core.sums(flat, threads_for(flat.nbytes))
+    flat = check_floats(array, (None,) * np.ndim(array), "array", None).reshape(1, -1)
+    return core_of(flat.dtype).module.sums(flat, threads_for(flat.nbytes))
 
 
 def fill(table, kind, a=0.0, b=0.0, seed=0, first_row=0, row=None):
     """Fills a table in parallel: "uniform" in [a, b); "normal" (mean a, standard deviation b); "truncated_normal", the
     part of it within 2 b of a; "row": copies of `row`.
 
-    Random values depend on (seed, row number, column) and the row's length alone: not on threads, instruction sets or
-    the number of rows. first_row: the number of the table's first row.
+    Random values are float32 numbers, in a float64 table too, and depend on (seed, row number, column) and the row's
+    length alone: not on threads, instruction sets or the number of rows. first_row: the number of the first row here.
     """
-    check_table(table, writeable=True)
-    row_d = None if row is None else check_floats(row, (table.shape[1],), "row")
+    core = check_table(table, writeable=True)
+    row_d = None if row is None else check_floats(row, (table.shape[1],), "row", core.real)
     code, p_low, p_span = _FILLS[kind]
-    _core.fill(table, code, row_d, a, b, p_low, p_span, seed % 2**64, first_row, threads_for(table.nbytes))
+    core.module.fill(table, code, row_d, a, b, p_low, p_span, seed % 2**64, first_row, threads_for(table.nbytes))

@@ -23,7 +23,7 @@ class Regularizer(serialization.Configurable):
         raise NotImplementedError(f"{type(self).__name__} has no __call__")
 
     def gradient(self, x):
-        """Returns the penalty's gradient, float32 in the shape of x."""
+        """Returns the penalty's gradient in the shape of x: float32, of float64 float64."""
         raise NotImplementedError(f"{type(self).__name__} has no gradient")
 
     def rows_gradient(self, x, rows):
@@ -62,10 +62,10 @@ class L1L2(Regularizer):
         return (self.l1 and self.l1 * magnitudes) + (self.l2 and self.l2 * squares)  # 0 x infinity is 0 here
 
     def gradient(self, x):
-        x = np.asarray(x, np.float32)
-        gradient = np.float32(2 * self.l2) * x
+        x = _as_real(x)
+        gradient = x.dtype.type(2 * self.l2) * x
         if self.l1:
-            gradient += np.float32(self.l1) * np.sign(x)
+            gradient += x.dtype.type(self.l1) * np.sign(x)
         return gradient
 
     def rows_gradient(self, x, rows):
@@ -159,15 +159,16 @@ class OrthogonalRegularizer(Regularizer):
         return self.rows_gradient(x, np.arange(len(x)))
 
     def rows_gradient(self, x, rows):
-        x = _check_matrix(x)
-        weight = np.float32(2 * self._weight(x))
+        x = _as_real(_check_matrix(x))
+        real = x.dtype.type
+        weight = real(2 * self._weight(x))
         if self.mode == "columns":
             cosines, norms = _column_cosines(x)
             signs = np.sign(cosines)
-            pull = np.float32(signs / norms[:, None] / norms)
-            some = x[rows].astype(np.float32, copy=False)
-            return weight * (some @ pull - some * np.float32((signs * cosines).sum(0) / norms**2))
-        gradient = np.empty((len(rows), x.shape[1]), np.float32)
+            pull = real(signs / norms[:, None] / norms)
+            some = x[rows]
+            return weight * (some @ pull - some * real((signs * cosines).sum(0) / norms**2))
+        gradient = np.empty((len(rows), x.shape[1]), x.dtype)
         norms, done = _row_norms(x), 0
         for some in _blocks(np.asarray(rows), len(x)):
             cosines = _row_cosines(x, norms, some)
@@ -183,6 +184,12 @@ class OrthogonalRegularizer(Regularizer):
 
     def get_config(self):
         return {"factor": _float32(self.factor), "mode": self.mode}
+
+
+def _as_real(x):
+    """An array as float32, or float64 if it is that."""
+    x = np.asarray(x)
+    return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
 
 
 def _check_matrix(x):

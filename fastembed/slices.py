@@ -12,7 +12,7 @@ class IndexedSlices:
     """The gradient of a table: values[i] belongs to row indices[i]; a row that occurs twice has the sum.
 
     Args:
-        values: float32 or float64 array (n, d).
+        values: float32 or float64 array (n, d). Sums are taken in its dtype, in updates in that of the table.
         indices: n integers: rows of the table.
         dense_shape: (v, d), the table's shape.
 
@@ -57,7 +57,7 @@ class IndexedSlices:
 
     @property
     def values(self):
-        """float32 array (n, d): what each id adds to its row. Expands the gradient of a bag layer."""
+        """array (n, d): what each id adds to its row. Expands the gradient of a bag layer."""
         parts = self.parts
         if parts.splits_b1 is None and parts.padding < 0:
             return parts.upstream_bd
@@ -72,9 +72,9 @@ class IndexedSlices:
         return IndexedSlices(values_ud, rows_u, self.dense_shape)
 
     def to_dense(self):
-        """Returns the gradient as a float32 array of `dense_shape`."""
+        """Returns the gradient as an array of `dense_shape`."""
         rows_u, values_ud = ops.reduce(self.parts, ops.group(self.parts, self.dense_shape[0]))
-        dense_vd = np.zeros(self.dense_shape, np.float32)
+        dense_vd = np.zeros(self.dense_shape, values_ud.dtype)
         dense_vd[rows_u] = values_ud
         return dense_vd
 
@@ -90,7 +90,7 @@ class IndexedSlices:
         if not np.isscalar(factor) and np.ndim(factor):
             return NotImplemented
         parts = self.parts
-        upstream_bd = parts.upstream_bd * np.float32(factor)
+        upstream_bd = parts.upstream_bd * parts.upstream_bd.dtype.type(factor)
         return IndexedSlices.from_parts(parts._replace(upstream_bd=upstream_bd), self.dense_shape)
 
     __rmul__ = __mul__

@@ -18,8 +18,8 @@ class Table:
 
     Args:
         shape: (rows, dim), both positive ints.
-        dtype: the storage dtype: "float32"; "bfloat16" or "float16", of half the size; or "int8", "int4", "int2", which are
-            for look-ups alone (`Embedding.quantize` makes them).
+        dtype: the storage dtype: "float32"; "float64"; "bfloat16" or "float16", of half the size; or "int8", "int4",
+            "int2", which are for look-ups alone (`Embedding.quantize` makes them).
         path: None for memory; or a .npy file that is made if it is missing, and opened for training if it is there.
         name: str.
         trainable: False makes every update of the table a ValueError.
@@ -82,7 +82,7 @@ class Table:
             raise TypeError(f"`constraint` must be one of fastembed.constraints or None. Received: {constraint!r}")
         self.constraint = constraint
         self.lock = Lock()
-        self.row_scales = None  # float32 (rows,): what the learning rate of each row is multiplied by; None: ones
+        self.row_scales = None  # (rows,): what the learning rate of each row is multiplied by; None: ones
         self.debt = None  # of an optimizer with untouched="catch_up": steps that rows have not taken yet
 
     @property
@@ -116,17 +116,21 @@ class Table:
         return self._rows
 
     def numpy(self):
-        """Returns the table's own memory: an array (rows, dim), or (rows,) of int8, int4, int2; writing to it writes to the
-        table. All rows are up to date at this moment."""
+        """Returns the table's own memory: an array (rows, dim), or (rows,) of int8, int4, int2; writing to it writes to
+        the table. All rows are up to date at this moment."""
         self.current(None)
         return self._array
 
     def to_float32(self, rows=slice(None)):
         """Returns rows (a slice; None: all) as float32 (rows, dim): a new array, or of a float32 table a view."""
+        return self.to_real(rows).astype(np.float32, copy=False)
+
+    def to_real(self, rows=slice(None)):
+        """The same as the numbers that look-ups give: those of a float64 table as float64, a view."""
         return ops.decode(self.current(None), rows)
 
     def current(self, ids_n, *bags):
-        """Returns the table as `ops.Rows`; the rows of flat int32 or int64 ids (None: all) are up to date at this moment.
+        """Returns the table as `ops.Rows`; rows of flat int32 or int64 ids (None: all) are up to date at this moment.
 
         bags: row splits, combiner and padding id, as the gradient will have them: then it is not grouped again.
         """
@@ -173,7 +177,7 @@ class Table:
         """
         rows_n, _ = ops.flat_ids(rows, "rows")
         ops.check_ids(rows_n, len(self), "rows")
-        scales_n = np.broadcast_to(np.asarray(scale, np.float32), rows_n.shape)
+        scales_n = np.broadcast_to(np.asarray(scale, self._rows.real), rows_n.shape)
         if not (np.isfinite(scales_n) & (scales_n >= 0)).all():
             raise ValueError(f"`scale` must be finite numbers >= 0. Received: scale={scale!r}")
         with self.lock:
@@ -182,29 +186,46 @@ class Table:
                 self.debt.check_scales(scales_n)
                 self.debt.forget(rows_n)
             if self.row_scales is None:
-                self.row_scales = np.ones(len(self), np.float32)
+                self.row_scales = np.ones(len(self), self._rows.real)
             self.row_scales[rows_n] = scales_n
 
     def assign(self, array):
-        """Copies an array of the same shape into the table; a constraint is then enforced."""
+        """Copies an array of the same shape into the table; a constraint is then enforced. uint16 is bits of bfloat16;
+        what `numpy()` of a table of the same codes gives is copied as it is."""
         array = np.asarray(array)
-        number = array.dtype.kind in "fiu" or dtypes.name_of(array.dtype)[0] == "bfloat16"
-        if array.shape != self.shape or not number:
-            raise ValueError(
-                f"`array` must be numbers of shape {self.shape}. Received: {array.dtype} of shape {array.shape}"
-            )
+        self.check_numbers(array, "array")
         rows = ops.rows_of(self._rows, writeable=True)
-        if rows.storage in dtypes.QUANTISED and not np.isfinite(array).all():
-            ops.encode(rows, array.astype(np.float32))  # says which row is not
+        coded = rows.storage in dtypes.QUANTISED and array.dtype.names is None
+        for these in ops.blocks(rows) if coded else ():  # all, before the first is written
+            with np.errstate(over="ignore"):
+                ops.check_codes(rows, np.ascontiguousarray(array[these], np.float32), these.start)
         with self.lock:
             if self.debt is not None:
                 self.debt.pay(None)  # for the state: what waits for the old rows has decayed
             self.copy_from(array)
             self.enforce()
 
+    def check_numbers(self, array, name):
+        """Raises unless an array is what `assign` takes."""
+        if array.dtype.names is not None and array.dtype == self.dtype and array.shape == self._array.shape:
+            return
+        storage = dtypes.name_of(array.dtype)[0]
+        if array.shape != self.shape or (array.dtype.kind not in "fiu" and storage != "bfloat16"):
+            raise ValueError(
+                f"`{name}` must be numbers of shape {self.shape}. Received: {array.dtype} of shape {array.shape}"
+            )
+        if array.dtype == np.uint16 and self.storage != "bfloat16":
+            raise ValueError(
+                f"`{name}` of uint16 is bits of bfloat16, and must be for a table of bfloat16; `Table.to_float32` "
+                f"gives numbers. Received: {name} for a table of {self.storage}"
+            )
+
     def copy_from(self, array):
-        """Copies numbers of the table's shape into it, and nothing else."""
-        if array.dtype == self.dtype:  # of bfloat16 without ml_dtypes, the bits
+        """Copies an array that check_numbers() has passed into the table, and nothing else."""
+        if self.storage == "bfloat16" and dtypes.name_of(array.dtype)[0] == "bfloat16":
+            np.copyto(self._array.view(np.uint16), array.view(np.uint16))
+            return
+        if array.dtype == self.dtype:
             np.copyto(self._array, array)
             return
 
@@ -217,7 +238,7 @@ class Table:
         """Projects the table, whole, if it breaks its constraint."""
         if self.constraint is None:
             return
-        if self.storage == "float32":
+        if not self._rows.coded:
             self.constraint.enforce(self._array)
         elif self.constraint.rows is not None:
             ops.change(self._rows, lambda values_vd, _: self.constraint.enforce(values_vd))
@@ -227,20 +248,24 @@ class Table:
             ops.encode(self._rows, values_vd)
 
     def __array__(self, dtype=None, copy=None):
-        coded = self.storage in dtypes.QUANTISED
-        converted = coded or (dtype is not None and np.dtype(dtype) != self.dtype)
-        if converted and copy is False:
+        # As numbers: codes, and the bits of bfloat16 without ml_dtypes, are none.
+        coded = self.dtype.kind not in "f" and self.dtype.name != "bfloat16"
+        wanted = np.dtype(np.float32 if coded else self.dtype) if dtype is None else np.dtype(dtype)
+        if not coded and wanted == self.dtype:
+            array = self.numpy()
+            return array.copy() if copy else array
+        if copy is False:
             raise ValueError(f"`dtype` must be {self.dtype} where nothing may be copied. Received: dtype={dtype}")
-        array = np.asarray(self.to_float32() if coded else self.numpy(), dtype=dtype)
-        return array.copy() if copy and not converted else array
+        return np.asarray(self.to_float32(), wanted)
 
     def __len__(self):
         return len(self._rows)
 
     def __getitem__(self, key):
-        """Rows as float32 in a new array, for integer ids of any shape; a slice of a float32 table gives a view."""
+        """Rows as float32 (float64 of a float64 table) in a new array, for integer ids of any shape; a slice of such a
+        table gives a view."""
         if isinstance(key, slice):
-            if self.storage == "float32":
+            if not self._rows.coded:
                 return self.numpy()[key]
             key = np.arange(len(self))[key]
         ids_n, shape = ops.flat_ids(key)
@@ -250,15 +275,20 @@ class Table:
         return f"<Table {self.name!r} shape={self.shape} dtype={self.storage}>"
 
     def __getstate__(self):
-        # An optimizer that is copied too becomes the creditor again.
-        state = {**self.__dict__, "debt": None, "_array": self.numpy(), "_rows": None, "_dim": self.shape[1]}
-        if isinstance(self._array, np.memmap):  # a copy lives in memory: two writers of one file lose data
-            state.update(_array=np.array(self._array), path=None)
+        # Rows as bytes: a structured array is copied without what pads its rows, and bfloat16 has two dtypes. An
+        # optimizer that is copied too becomes the creditor again.
+        self.current(None)
+        octets_vb, in_file = self._rows.octets_vb, isinstance(self._array, np.memmap)
+        state = {**self.__dict__, "debt": None, "_array": octets_vb, "_rows": (self.storage, self.shape[1])}
+        if in_file:  # a copy lives in memory: two writers of one file lose data
+            state.update(_array=np.array(octets_vb), path=None)
         return state
 
     def __setstate__(self, state):
-        dim = state.pop("_dim")
         self.__dict__.update(state)
+        (storage, dim), octets_vb = self._rows, self._array
+        array = octets_vb.view(dtypes.of_rows(storage, dim))
+        self._array = array if storage in dtypes.PLAIN else array.reshape(-1)
         self._rows = ops.rows_of(self._array, dim=dim)
 
 
@@ -295,8 +325,9 @@ def open_npy(path, mode, shape, dtype):
 
 
 def open_rows(path, mode, shape, storage):
-    """open_npy for a table (rows, dim) of a storage dtype. bfloat16 lies in files as uint16, which np.load reads."""
-    dtype = dtypes.of_rows(storage, shape[1])
+    """open_npy for a table (rows, dim) of a storage dtype; of PLAIN ones, for any array. bfloat16 lies in files as
+    uint16, which np.load reads."""
+    dtype = dtypes.of_rows(storage, shape[1] if storage in dtypes.QUANTISED else 0)
     if storage == "bfloat16":
         return open_npy(path, mode, shape, np.dtype(np.uint16)).view(dtype)
     return open_npy(path, mode, shape if storage in dtypes.PLAIN else shape[:1], dtype)

@@ -18,8 +18,7 @@ def lapse(step, table, state, hyper, fade, decay, move):
     lines[0, : len(move)] = move
     lines[1, 6] = math.log1p(-fade)
     last_v = np.zeros(len(table), np.int32)
-    missed = ops.Missed(
-        last_v, 1, False, step, 0, moments=lines, reach=1, weight_decay=1.0, decays=decay, powers=ops.powers(decay)
-    )
+    how = {"reach": 1, "weight_decay": 1.0, "decays": decay, "powers": ops.powers(decay, table.dtype)}
+    missed = ops.Missed(last_v, 1, False, step, 0, moments=lines, **how)
     ops.run([ops.Update(table, None, None, hyper, state, missed=missed, everywhere=True)])
     assert (last_v == 1).all()

@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import threading
 import time
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastembed
-from fastembed import Checkpoint, Embedding, EmbeddingBag, IndexedSlices, Table, constraints, optimizers, schedules
+from fastembed import Checkpoint, Embedding, EmbeddingBag, IndexedSlices, Table, constraints, ops, optimizers, schedules
 
 V, D = 300, 6
 
@@ -45,11 +46,12 @@ def path(tmp_path):
 class Model:
     """An embedding of bags, a table, a matrix and a vector, all trained by one optimizer."""
 
-    def __init__(self, optimizer, **arguments):
+    def __init__(self, optimizer, storage="float32", **arguments):
         self.optimizer = optimizer
-        self.bag = EmbeddingBag(V, D, "mean", embeddings_initializer=initial(1), **arguments)
-        self.table = Table((40, 3), name="own")
-        self.dense, self.bias = np.full((D, 2), 0.5, np.float32), np.zeros(D, np.float32)
+        self.bag = EmbeddingBag(V, D, "mean", embeddings_initializer=initial(1), dtype=storage, **arguments)
+        self.table = Table((40, 3), storage, name="own")
+        self.dense, self.bias = ops.zeros((D, 2), storage), np.zeros(D, np.float32)
+        ops.encode(self.dense, np.full((D, 2), 0.5, np.float32))
         self.layers = {"bag": self.bag, "table": self.table, "dense": self.dense, "bias": self.bias}
 
     @property
@@ -173,6 +175,101 @@ CASES += [(cls, "catch_up", {"use_ema": True}) for cls in (optimizers.Adagrad, o
 @pytest.mark.parametrize(("cls", "mode", "arguments"), CASES)
 def test_goes_on(cls, mode, arguments, path):
     goes_on(lambda: Model(cls(0.05, untouched=mode, **arguments)), path)
+
+
+HALVES = [
+    ("bfloat16", "bfloat16", "stochastic"),
+    ("float16", "float32", "stochastic"),
+    ("float16", "bfloat16", "nearest"),
+]
+MORE = [{"use_ema": True}, {"gradient_accumulation_steps": 4}, {"weight_decay": 0.1}]
+
+
+@pytest.mark.parametrize("dtypes", HALVES, ids=str)
+@pytest.mark.parametrize(("cls", "mode"), [(cls, mode) for cls in CLASSES for mode in cls.modes])
+def test_halves_go_on(cls, mode, dtypes, path):
+    """The choices of stochastic rounding, too."""
+    storage, state_dtype, rounding = dtypes
+    how = {"untouched": mode, "state_dtype": state_dtype, "rounding": rounding, "rounding_seed": 3}
+    goes_on(lambda: Model(cls(0.05, **how), storage), path)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", ["skip", "dense", "catch_up"])
+def test_a_state_of_codes_goes_on(mode, storage, path):
+    goes_on(lambda: Model(optimizers.SGD(0.05, 0.9, state_dtype="int8", untouched=mode), storage), path)
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "float16"])
+@pytest.mark.parametrize("arguments", MORE, ids=str)
+def test_halves_with_more_go_on(arguments, storage, path, tmp_path):
+    numbers = iter(range(10))
+
+    def make():
+        optimizer = optimizers.Adam(0.05, state_dtype="bfloat16", **arguments)
+        model = Model(optimizer, storage, path=tmp_path / f"{next(numbers)}")
+        model.table.freeze([3])
+        return model
+
+    goes_on(make, path, 5, 6)
+
+
+def test_halves_with_a_dynamic_loss_scale_go_on(path):
+    def make():
+        inner = optimizers.Adam(0.05, untouched="catch_up", state_dtype="bfloat16", rounding_seed=9)
+        return Model(optimizers.LossScaleOptimizer(inner, initial_scale=64.0, dynamic_growth_steps=4), "float16")
+
+    goes_on(make, path)
+
+
+def test_what_stands_in_the_files_of_halves(path):
+    def make(storage="bfloat16"):
+        return Model(optimizers.Adam(0.05, state_dtype="bfloat16"), storage)
+
+    model = make().train(0, 1, 2)
+    model.checkpoint.save(path)
+    stored = {name: np.load(path / name) for name in arrays_of(path)}
+    kinds = {name: str(array.dtype) for name, array in stored.items()}
+    assert kinds.pop("3.weights.npy") == "float32"  # the vector
+    assert set(kinds.values()) == {"uint16"}
+    assert stored["0.weights.npy"].tobytes() == model.bag.embeddings.memory.tobytes()
+    about = json.loads((path / "checkpoint.json").read_text())["variables"]["bag/embeddings"]
+    assert about["arrays"]["state"] == ["bfloat16", V, 2 * D]
+    # What one of another dtype has is not taken.
+    refuses(
+        make("float16").train(5), path, "'weights' of bag/embeddings must be float16 of shape .* Received: bfloat16"
+    )
+    refuses(Model(optimizers.Adam(0.05), "bfloat16"), path, r"state_dtype='float32' \(saved: 'bfloat16'\)")
+    for name in ("rounded", "number"):
+        for bad in (-1, 0.5, "1", None):
+            changed_to = changed((path / "checkpoint.json").read_text(), *BAG, "numbers", name, to=bad)
+            damaged = path.with_name(f"{name} {bad}")
+            shutil.copytree(path, damaged)
+            (damaged / "checkpoint.json").write_text(changed_to)
+            refuses(make().train(5), damaged, "must be a whole number")
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "int2"])
+def test_codes(mode, path):
+    """Of a layer that is not trained, beside one that is."""
+
+    def make(seed, d=5):
+        layer = Embedding(V, d, initial(seed))
+        layer.quantize(mode)
+        return layer, Table((4, 2))
+
+    layers, others = make(1), make(2)
+    optimizer, again = optimizers.Adam(), optimizers.Adam()
+    optimizer.apply([np.ones((4, 2))], [layers[1]])
+    Checkpoint(list(layers), optimizer).save(path)
+    Checkpoint(list(others), again).restore(path)
+    for layer, other in zip((layers[0].embeddings, layers[1]), (others[0].embeddings, others[1]), strict=True):
+        assert layer.memory.tobytes() == other.memory.tobytes()
+    for wrong in (make(3, 6), (Embedding(V, 5), Table((4, 2)))):
+        before = wrong[0]([1, 2])
+        with pytest.raises(ValueError, match=r"must have the shapes|must be float32 of shape .* Received: int"):
+            Checkpoint(list(wrong), optimizers.Adam()).restore(path)
+        assert np.array_equal(wrong[0]([1, 2]), before)
 
 
 @pytest.mark.parametrize("before", [1, 2, 3, 4, 5])
@@ -396,7 +493,7 @@ def test_wrong_arguments():
     for wrong in (None, "layer", [3], {"a": None}, [[layer]], optimizers.Adam()):
         with pytest.raises(TypeError, match="`layers` must be"):
             Checkpoint(wrong)
-    for wrong in (np.zeros(3), np.zeros((3, 2), np.float32).T, np.zeros(3, np.int32)):
+    for wrong in (np.zeros(3, np.float16), np.zeros((3, 2), np.float32).T, np.zeros(3, np.int32)):
         with pytest.raises(ValueError, match="must have arrays that are float32"):
             Checkpoint(wrong)
     with pytest.raises(TypeError, match="strings as names"):
@@ -803,37 +900,3 @@ def test_rows_that_are_not_there(what, value, saved):
     array[-1] = value
     file.write_bytes(npy(array))
     refuses(like_saved(), saved, "must")
-
-
-@pytest.mark.parametrize("untouched", ["skip", "dense", "catch_up"])
-@pytest.mark.parametrize(
-    ("dtype", "make"),
-    [
-        ("bfloat16", lambda mode: optimizers.Adam(0.1, state_dtype="bfloat16", untouched=mode)),
-        ("float16", lambda mode: optimizers.SGD(0.1, momentum=0.9, state_dtype="int8", untouched=mode)),
-    ],
-    ids=["bfloat16", "float16"],
-)
-def test_storage_dtypes(dtype, make, untouched, path):
-    """Tables and states that are not float32, and a quantised table beside them."""
-
-    def start():
-        served = Embedding(20, 5, embeddings_initializer=initial(2))
-        served.quantize("int4")
-        return Embedding(20, 5, "ones", dtype=dtype), served, make(untouched)
-
-    def train(layer, optimizer, ids):
-        for i in ids:
-            optimizer.apply([layer.gradient([i], np.full((1, 5), 0.3))], [layer.embeddings])
-
-    layer, served, optimizer = start()
-    train(layer, optimizer, [3, 5, 3])
-    Checkpoint([layer, served], optimizer).save(path)
-    train(layer, optimizer, [5, 8])
-    again, other, restored = start()
-    other.embeddings.numpy()[:] = 0
-    Checkpoint([again, other], restored).restore(path)
-    train(again, restored, [5, 8])
-    assert np.array_equal(again.embeddings.numpy(), layer.embeddings.numpy())
-    assert np.array_equal(restored.variables[0], optimizer.variables[0])
-    assert np.array_equal(other.embeddings.numpy(), served.embeddings.numpy())

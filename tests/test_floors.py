@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import fastembed
-from fastembed import _core
+from fastembed import _core, _core64
 
 PACKAGE = Path(fastembed.__file__).parent
 # From the roof to the ground; what stands on one floor may use each other.
@@ -24,7 +24,7 @@ FLOORS = [
     {"constraints", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
     {"ragged", "slices", "table"},
     {"ops"},
-    {"_core", "_version", "dtypes", "threads"},
+    {"_core", "_core64", "_version", "dtypes", "threads"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
@@ -71,40 +71,44 @@ def test_imports_go_down(module):
     for first, name in imports(module):
         if first == "fastembed":
             assert floor(name) >= floor(module), f"{module} imports {name}, which stands above it"
-            assert name != "_core" or module == "ops", f"{module} imports _core, which only ops may"
+            assert not name.startswith("_core") or module == "ops", f"{module} imports {name}, which only ops may"
         else:
             allowed = {"numpy", *sys.stdlib_module_names, *EXTRAS.get(module, ())}
             assert first in allowed, f"{module} imports {first}"
 
 
-@pytest.mark.parametrize("module", [*MODULES, "_core"])
+CORES = {"_core": _core, "_core64": _core64}
+
+
+@pytest.mark.parametrize("module", [*MODULES, *CORES])
 def test_modules_say_what_they_are(module):
     """And import no more of the package than they say."""
-    text = _core.__doc__ if module == "_core" else ast.get_docstring(tree(module))
+    text = CORES[module].__doc__ if module in CORES else ast.get_docstring(tree(module))
     if module == "_version":  # a number
         return
     summary, _, rest = text.partition("\n\n")
     assert len(summary) > 20
     assert "Do not break: " in rest
     allowed = re.search(r"May import: (.*?\.)(\s|$)", rest, re.DOTALL).group(1)
-    if module != "_core":
+    if module not in CORES:
         for name in {name for _, name in imports(module) if name} - {"_version"}:
             below = "what stands below" in allowed and floor(name) > floor(module)
             own = name.rpartition(".")[2]
             assert below or re.search(rf"\b({own}|everything)\b", allowed), f"{module} imports {name}"
 
 
-def test_the_types_of_the_core():
-    """_core.pyi names what the core has, methods too."""
+@pytest.mark.parametrize("core", CORES.values(), ids=CORES)
+def test_the_types_of_the_core(core):
+    """_core.pyi names what both cores have, methods too."""
     typed = ast.parse((PACKAGE / "_core.pyi").read_text(encoding="utf-8")).body
     named = {node.name for node in typed if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     named |= {node.target.id for node in typed if isinstance(node, ast.AnnAssign)}
-    own = {name for name in vars(_core) if not name.startswith("_")}
+    own = {name for name in vars(core) if not name.startswith("_")}
     assert named == own
     for node in typed:
         if isinstance(node, ast.ClassDef):
             parts = {part.name if isinstance(part, ast.FunctionDef) else part.target.id for part in node.body}
-            has = {name for name in vars(getattr(_core, node.name)) if not name.startswith("_")}
+            has = {name for name in vars(getattr(core, node.name)) if not name.startswith("_")}
             assert parts - {"__init__"} == has
 
 

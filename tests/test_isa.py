@@ -75,6 +75,36 @@ PROGRAM = """
             except ValueError:
                 continue  # it has none; how many have one is counted below
             note(f"lapse {step} {d}", stepped, *([] if state is None else [state]))
+        for storage in ("bfloat16", "float16", "int8", "int4", "int2"):
+            # Halves of all sizes, NaN and infinity too; codes of numbers that are finite.
+            half = storage in ("bfloat16", "float16")
+            numbers = table if half else np.nan_to_num(table, posinf=1e38)
+            coded = ops.zeros((V, d), storage)
+            rows = ops.rows_of(coded, dim=d)
+            for rounding in (None, ops.Rounding(2**40 + d, 7)):
+                ops.encode(rows, numbers, 0, rounding)
+                bits = coded.view(np.uint16 if half else np.uint8)
+                nan = np.isnan(ops.decode(rows))
+                note(f"encode {storage} {rounding is None} {d}", np.where(nan, 0, bits) if half else bits)
+            found = [ops.gather(rows, ids)]
+            for combiner in ops.COMBINERS:
+                found.append(ops.pool(rows, ids, splits, weights, combiner))
+            found.append(ops.weights_gradient(rows, ids, splits, weights, "max", bags))
+            note(f"look {storage} {d}", *[np.where(np.isnan(x), 0, x) for x in found])
+            if not half:
+                continue
+            for step in ops.STATES:
+                width = ops.state_width(step, d)
+                ops.encode(rows, table[::-1].copy())
+                state = ops.zeros((V, max(width, 1)), "bfloat16")
+                ops.encode(state, np.full((V, max(width, 1)), 1e-3, np.float32))
+                hyper = {**HYPER, "columns": columns}
+                for t in range(3):
+                    parts = ops.parts(ids, upstream * 0.1**t)
+                    how = {"groups": ops.group(parts, V), "rounding": ops.Rounding(1, t, t) if t else None}
+                    ops.run([ops.Update(rows, parts, step, hyper, state if width else None, **how)])
+                stepped = [np.where(np.isnan(x := ops.decode(y)), 0, x) for y in (rows, state)]
+                note(f"{step} {storage} {d}", *stepped)
         for kind in ("uniform", "normal", "truncated_normal"):
             filled = np.empty((101, d), np.float32)
             ops.fill(filled, kind, -0.7, 0.3, seed=2**40 + d, first_row=2**32 - 50)
@@ -93,7 +123,8 @@ def digests():
 def test_same_bits(isa, digests, run_python):
     found = json.loads(run_python(PROGRAM, json.dumps(DIMS), FASTEMBED_ISA=isa))
     assert found.pop("isa") == isa
-    assert len(found) == len(DIMS) * (2 + 12 + 12 + 8 + (len(ops.STATES) + 1) + LAPSES + 3)
+    coded = 5 * 3 + 2 * len(ops.STATES)
+    assert len(found) == len(DIMS) * (2 + 12 + 12 + 8 + (len(ops.STATES) + 1) + LAPSES + coded + 3)
     expected = digests.setdefault("first", found)
     assert [name for name in found if found[name] != expected[name]] == []
 
@@ -130,13 +161,16 @@ MODES = """
     from fastembed import ops
 
     digests = {"isa": ops.isa}
+    STORED = {7: ("float32", "float32"), 33: ("float32", "float32")}
+    STORED |= {9: ("bfloat16", "bfloat16"), 17: ("float16", "float32")}
     for case, mode in test_modes.MODES:
-        for d in (7, 33):
+        for d, (storage, state_dtype) in STORED.items():
             rng = np.random.default_rng(d)
-            table = fastembed.Table((40, d))
+            table = fastembed.Table((40, d), storage)
             table.assign(ref.random_table(rng, 40, d))
             table.freeze([3])
-            optimizer = test_modes.made(case, untouched=mode, weight_decay=0.1, clipnorm=3.0)
+            how = {"weight_decay": 0.1, "clipnorm": 3.0, "state_dtype": state_dtype}
+            optimizer = test_modes.made(case, untouched=mode, **how)
             for t in range(12):
                 ids = ref.random_ids(rng, 20, 3 + 3 * t)
                 values = rng.standard_normal((20, d)).astype(np.float32)
@@ -161,6 +195,6 @@ def digests_of_modes():
 def test_same_bits_in_all_modes(isa, digests_of_modes, run_python):
     found = json.loads(run_python(MODES, FASTEMBED_ISA=isa))
     assert found.pop("isa") == isa
-    assert len(found) > 2 * 60
+    assert len(found) > 4 * 60
     expected = digests_of_modes.setdefault("first", found)
     assert [name for name in found if found[name] != expected[name]] == []

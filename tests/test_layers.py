@@ -348,7 +348,7 @@ def test_slices_arithmetic(rng):
     np.testing.assert_allclose((mean * 2 + a).to_dense(), 2 * mean.to_dense() + dense_a, **CLOSE)
     assert np.array_equal(a.indices, ids)
     assert np.array_equal(a.values, values)
-    empty = IndexedSlices(np.zeros((0, D)), [], (V, D))
+    empty = IndexedSlices(np.zeros((0, D), np.float32), [], (V, D))
     assert not empty.to_dense().any()
     assert np.array_equal((a + empty).to_dense(), dense_a)
 

@@ -166,14 +166,19 @@ REPLAYED = {
 
 
 @pytest.mark.parametrize("capacity", [None, 3])
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float32")], ids=str)
 @pytest.mark.parametrize("name", REPLAYED)
-def test_replays_are_bit_for_bit(name, capacity, rng, monkeypatch):
+def test_replays_are_bit_for_bit(name, dtypes, capacity, rng, monkeypatch):
+    """Halves too: each missed step is rounded by itself, as it was in "dense"."""
     case, more, how = REPLAYED[name]
+    storage, state_dtype = dtypes
+    more = {**more, "state_dtype": state_dtype}
     if capacity:
         monkeypatch.setattr(history, "_CAPACITY", {True: capacity, False: capacity})
     prepare = (lambda table: table.scale_learning_rate([1, 25], [0.5, 2.0])) if how == "scales" else (lambda table: 0)
     constraint = constraints.NonNeg() if how == "nonneg" else None
-    ((dense, a), (late, b)) = both(lambda mode: made(case, untouched=mode, **more), rng, prepare, constraint=constraint)
+    given = {"constraint": constraint, "dtype": storage}
+    ((dense, a), (late, b)) = both(lambda mode: made(case, untouched=mode, **more), rng, prepare, **given)
     assert b._known(late).history.leaped is False
     assert capacity or not np.array_equal(late.memory, dense.memory)  # some rows are behind
     assert np.array_equal(late.numpy(), dense.numpy())

@@ -80,7 +80,7 @@ def test_values_and_gradients(case, dtype, rng):
         value, gradient = regularizer(x), regularizer.gradient(x)
         assert type(value) is float
         np.testing.assert_allclose(value, formula(x), **CLOSE)
-        assert gradient.dtype == np.float32
+        assert gradient.dtype == dtype
         np.testing.assert_allclose(gradient, differences(formula, x), rtol=1e-4, atol=2e-5)
         rows = np.array([len(x) - 1, 0, 1])
         np.testing.assert_allclose(regularizer.rows_gradient(x, rows), gradient[rows], **CLOSE)

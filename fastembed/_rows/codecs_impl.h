@@ -1,5 +1,5 @@
 /* codecs_impl.h: the storage dtypes other than float32: how rows are read as float32, and written; a part of rows_impl.h,
- * by which alone it is included. Do not break: the bits may not depend on FE_WIDTH (see rows.h). */
+ * by which alone it is included. Do not break: the bits may not depend on FE_BYTES (see rows.h). */
 
 /* The bits of a float, and the float of bits. */
 FE_INLINE uint32_t bits_of_float(float x)
@@ -399,6 +399,8 @@ ENCODE_HALF(float16)
 
 /* ---- writing: codes ----------------------------------------------------------------------------------------------- */
 
+FE_INLINE int overflows(float x) { return (bits_of_float(x) & 0x7f800000) == 0x7f800000; }
+
 /* The smallest and the largest of a row. */
 FE_INLINE void range_of(const float *x, size_t d, float *low, float *high)
 {
@@ -451,6 +453,8 @@ FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits, con
         offset = 0.5 * ((double)low + high);
     }
     shared.offset = (float)offset;
+    while (overflows(shared.scale * first + shared.offset) || overflows(shared.scale * (half - 1) + shared.offset))
+        shared.scale = float_of_bits(bits_of_float(shared.scale) - 1);
     const double per_scale = shared.scale > 0 ? 1.0 / shared.scale : 0, least = first, most = half - 1;
     offset = shared.offset;
     memcpy(row, &shared, sizeof shared);

@@ -87,7 +87,7 @@ FE_INLINE void ask_block(const char *state, size_t at, const int two_lines, cons
 #define ROW_RATE                                                     \
     float *const total = (float *)s;                                 \
     const float sum = total[0] + dot_rows(grad, grad, d) / (float)d; \
-    const float rate = lr / (sqrt_float(sum) + eps);                 \
+    const float rate = lr / (sqrt_fe_real(sum) + eps);                 \
     FE_PREFETCH(next_s, near);                                       \
     total[0] = sum
 FUSED(sgd, bfloat16, float32, 0, NOTHING, SGD)

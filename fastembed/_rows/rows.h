@@ -8,8 +8,8 @@
  * elements are halves). Functions marked "ahead" prefetch rows[i + FE_AHEAD] while they work on rows[i]: the caller fills
  * FE_AHEAD more pointers behind the block (any readable address).
  *
- * A set of row functions belongs to one instruction set. It works on float32; each storage dtype has a codec, which
- * reads rows as float32 and writes them again.
+ * A set of row functions belongs to one instruction set. It works on fe_real; each storage dtype has a codec, which
+ * reads rows as fe_real and writes them again.
  */
 #ifndef FE_ROWS_H
 #define FE_ROWS_H
@@ -18,32 +18,41 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What a number of a row is while it is worked on. The sources are compiled twice: with FE_DOUBLE for tables of float64. */
+#ifdef FE_DOUBLE
+#define FE_SIZE 8
+typedef double fe_real;
+#else
+#define FE_SIZE 4
+typedef float fe_real;
+#endif
+
 enum { FE_AHEAD = 64, FE_AHEAD_STEP = 16 };
 
 /* What a step may read; what it does not read is 0. The products and bias corrections of a step number are made in
  * Python. */
 typedef struct fe_hyper {
-    float learning_rate; /* Adam: with both bias corrections in it; Adamax: with one */
-    float momentum;
-    float beta_1;
-    float beta_2; /* RMSprop and Adadelta: rho */
-    float epsilon;
-    float weight_decay; /* only where it is a part of the gradient: LARS, row-wise LAMB */
-    float scale_m;      /* what the first moment is multiplied by: Nadam, LAMB, partial row-wise Adam */
-    float scale_g;      /* the gradient: Nadam */
-    float scale_v;      /* the second moment */
-    float l1;
-    float l2;
-    float l2_shrinkage;
-    float power;          /* Ftrl: of the learning rate */
-    const float *columns; /* one number for each column: Adafactor */
+    fe_real learning_rate; /* Adam: with both bias corrections in it; Adamax: with one */
+    fe_real momentum;
+    fe_real beta_1;
+    fe_real beta_2; /* RMSprop and Adadelta: rho */
+    fe_real epsilon;
+    fe_real weight_decay; /* only where it is a part of the gradient: LARS, row-wise LAMB */
+    fe_real scale_m;      /* what the first moment is multiplied by: Nadam, LAMB, partial row-wise Adam */
+    fe_real scale_g;      /* the gradient: Nadam */
+    fe_real scale_v;      /* the second moment */
+    fe_real l1;
+    fe_real l2;
+    fe_real l2_shrinkage;
+    fe_real power;          /* Ftrl: of the learning rate */
+    const fe_real *columns; /* one number for each column: Adafactor */
 } fe_hyper;
 
 /* One optimizer step on a block of n rows; each row occurs once. Rows and states FE_AHEAD_STEP further on are asked for:
  * the caller fills so many more pointers behind both. A step that is followed by another pass adds to `sums` what that
  * pass needs of all rows (FE_EACH_STEP says how many numbers; others get NULL).
  *     rows[i][0:d], states[i][...] <- step(rows[i], states[i], grads[i][0:d]) */
-typedef void fe_step(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d,
+typedef void fe_step(fe_real *const *rows, fe_real *const *states, const fe_real *const *grads, size_t n, size_t d,
                      const fe_hyper *hyper, double *sums);
 
 /* What steps without a gradient do to a row and its state, all at once:
@@ -52,11 +61,11 @@ typedef void fe_step(float *const *rows, float *const *states, const float *cons
  * rows[1] and states[1], a later row, are asked for. */
 enum { FE_TERMS = 6, FE_PARTS = 3 };
 typedef struct fe_lapse {
-    float fade;
-    float decay[FE_PARTS];
-    float move[FE_TERMS];
+    fe_real fade;
+    fe_real decay[FE_PARTS];
+    fe_real move[FE_TERMS];
 } fe_lapse;
-typedef void fe_lapse_row(float *const *rows, float *const *states, size_t d, const fe_hyper *hyper,
+typedef void fe_lapse_row(fe_real *const *rows, fe_real *const *states, size_t d, const fe_hyper *hyper,
                           const fe_lapse *lapse);
 
 /* What rows have to satisfy; FE_FREE: nothing.
@@ -65,7 +74,7 @@ typedef void fe_lapse_row(float *const *rows, float *const *states, size_t d, co
 enum { FE_FREE, FE_NON_NEG, FE_NORM };
 typedef struct fe_constraint {
     int kind;
-    float low, high, rate;
+    fe_real low, high, rate;
 } fe_constraint;
 
 /* All steps: X(name, numbers in `sums`, and how many more for each column). */
@@ -120,6 +129,9 @@ typedef struct fe_rounding {
  *     float16, bfloat16: elements one after the other, in the processor's byte order
  *     int8, int4, int2: two floats, scale and offset; then codes c, two's complement, in bytes of one, two or four codes,
  *         the first in the lowest bits; zeros up to a multiple of 4 bytes. An element is scale * c + offset. */
+#ifdef FE_DOUBLE
+#define FE_EACH_DTYPE(X) X(float64, 64, 0)
+#else
 #define FE_EACH_DTYPE(X) \
     X(float32, 32, 0)    \
     X(bfloat16, 16, 0)   \
@@ -127,8 +139,10 @@ typedef struct fe_rounding {
     X(int8, 8, 8)        \
     X(int4, 4, 8)        \
     X(int2, 2, 8)
+#endif
 #define FE_DTYPE_NUMBER(name, bits, head) FE_##name,
 enum { FE_EACH_DTYPE(FE_DTYPE_NUMBER) FE_DTYPES };
+enum { FE_REAL }; /* the first is fe_real itself */
 typedef struct fe_dtype_about {
     const char *name;
     size_t bits, head;
@@ -145,24 +159,24 @@ static inline size_t fe_row_bytes(int dtype, size_t d)
 /* What a storage dtype has of its own. */
 typedef struct fe_codec {
     /* out[i * d + j] = rows[i][j]; ahead. `stream`: store past the caches (out is larger than they are). */
-    void (*copy)(const void *const *rows, size_t n, size_t d, float *out, int stream);
+    void (*copy)(const void *const *rows, size_t n, size_t d, fe_real *out, int stream);
 
     /* out[j] = (flags & FE_ADD ? out[j] : 0) + sum over i, in order, of w[i] * rows[i][j]; w NULL means ones; ahead,
      * unless flags & FE_IN_CACHE. */
-    void (*sum)(const void *const *rows, const float *w, size_t n, size_t d, float *out, int flags);
+    void (*sum)(const void *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out, int flags);
 
     /* out[i * d + j] = rows[i][j]. Rows FE_AHEAD_STEP further on are asked for. */
-    void (*decode)(const void *const *rows, size_t n, size_t d, float *out);
+    void (*decode)(const void *const *rows, size_t n, size_t d, fe_real *out);
 
     /* rows[i][j] = x[i * d + j], rounded. numbers: of the rows; part 0 and 1 are rounded in different ways. int8, int4, int2:
      * the x must be finite. */
-    void (*encode)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, const float *x,
+    void (*encode)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, const fe_real *x,
                    const fe_rounding *rounding);
 } fe_codec;
 
 /* decode, step and encode in one; w -= fade w comes first. d is a multiple of 32. */
-typedef void fe_fused(void *const *rows, void *const *states, const int64_t *numbers, const float *const *grads,
-                      size_t n, size_t d, const fe_hyper *hyper, float fade, const fe_rounding *rounding);
+typedef void fe_fused(void *const *rows, void *const *states, const int64_t *numbers, const fe_real *const *grads,
+                      size_t n, size_t d, const fe_hyper *hyper, fe_real fade, const fe_rounding *rounding);
 
 typedef struct fe_rows {
     const char *isa;
@@ -177,51 +191,51 @@ typedef struct fe_rows {
 
     /* n sums of neighbouring parts, all in the caches: grads[i] points to the sum, at sums + i * d, of w[k] * parts[k] for
      * k in begins[i] - first .. begins[i + 1] - first; or, where that is one part and w is NULL, to the part itself. */
-    void (*runs)(const float *const *parts, const float *w, const int64_t *begins, int64_t first, size_t n, size_t d,
-                 float *sums, const float **grads);
+    void (*runs)(const fe_real *const *parts, const fe_real *w, const int64_t *begins, int64_t first, size_t n,
+                 size_t d, fe_real *sums, const fe_real **grads);
 
     /* As sum, but row i counts only where args[i][j] == index[i] (the gradient of a maximum). */
-    void (*sum_where)(const float *const *rows, const int32_t *const *args, const int32_t *index, const float *w,
-                      size_t n, size_t d, float *out, int add);
+    void (*sum_where)(const fe_real *const *rows, const int32_t *const *args, const int32_t *index, const fe_real *w,
+                      size_t n, size_t d, fe_real *out, int add);
 
     /* out[j] = the largest w[i] * rows[i][j], the earlier one on ties, NaN if there is one; arg[j] (if not NULL) =
      * first + its i. add: go on from the values already in out and arg. ahead. */
-    void (*max)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int32_t *arg, int32_t first,
-                int add);
+    void (*max)(const fe_real *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out, int32_t *arg,
+                int32_t first, int add);
 
     /* x[j] *= factor */
-    void (*scale)(float *x, float factor, size_t d);
+    void (*scale)(fe_real *x, fe_real factor, size_t d);
 
     /* sum over j of x[j] * y[j] */
-    float (*dot)(const float *x, const float *y, size_t d);
+    fe_real (*dot)(const fe_real *x, const fe_real *y, size_t d);
 
     /* sums[0] = sum of |x[i]|, sums[1] = sum of x[i]^2, over i < n */
-    void (*sums)(const float *x, size_t n, double *sums);
+    void (*sums)(const fe_real *x, size_t n, double *sums);
 
     /* 0 if one of x[0:n] is infinite or NaN */
-    int (*finite)(const float *x, size_t n);
+    int (*finite)(const fe_real *x, size_t n);
 
     /* rows[i][j] -= fade * rows[i][j] */
-    void (*fade)(float *const *rows, size_t n, size_t d, float fade);
+    void (*fade)(fe_real *const *rows, size_t n, size_t d, fe_real fade);
 
     /* x[j] += (y[j] - x[j]) * share; x = y where share is 1 */
-    void (*blend)(float *x, const float *y, float share, size_t d);
+    void (*blend)(fe_real *x, const fe_real *y, fe_real share, size_t d);
 
     /* out[j] = factor * x[j], but at least -limit and at most limit */
-    void (*shape)(const float *x, float factor, float limit, size_t d, float *out);
+    void (*shape)(const fe_real *x, fe_real factor, fe_real limit, size_t d, fe_real *out);
 
     /* Returns how many rows break the constraint by more than rounding (a zero row, which nothing can lengthen, breaks
      * none); project: all rows are projected. */
-    size_t (*constrain)(float *const *rows, size_t n, size_t d, const fe_constraint *constraint, int project);
+    size_t (*constrain)(fe_real *const *rows, size_t n, size_t d, const fe_constraint *constraint, int project);
 
-    /* Rows row .. row + n of a matrix with d columns, from Philox4x32-10 keyed by seed: values depend on
+    /* Rows row .. row + n of a matrix with d columns, whose values are floats, from Philox4x32-10 keyed by seed: values depend on
      * (seed, row, column, d) alone. Uniform in [low, high). Normal: mean + stddev * z, where z is the normal quantile of
      * p_low + p_span * u and u is uniform in (0, 1); 0 and 1 give the whole normal distribution, a narrower range of
      * probabilities one that is cut off at the quantiles of its ends. 2^-34 <= p_low, p_low + p_span <= 1 - 2^-34, or 0
      * and 1. */
-    void (*uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high);
-    void (*normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev, double p_low,
-                   double p_span);
+    void (*uniform)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high);
+    void (*normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
+                   double p_low, double p_span);
 
     fe_step *step[FE_STEPS];
     fe_lapse_row *lapse[FE_STEPS]; /* NULL: there is no closed form */

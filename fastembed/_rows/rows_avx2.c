@@ -8,7 +8,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define FE_ISA avx2
-#define FE_WIDTH 8
+#define FE_BYTES 32
 #include "rows_impl.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -9,7 +9,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #endif
 #define FE_ISA avx512
-#define FE_WIDTH 16
+#define FE_BYTES 64
 #include "rows_impl.h"
 #if defined(__clang__)
 #pragma clang attribute pop

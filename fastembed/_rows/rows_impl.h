@@ -1,15 +1,22 @@
 /* rows_impl.h: the bodies of the row functions, included once by each rows_<isa>.c.
  *
- * The including file defines FE_ISA (the set's name) and FE_WIDTH (floats in a vector: 1, 4, 8 or 16), and sets
- * the compiler's target. Do not break: the bits may not depend on FE_WIDTH (see rows.h).
+ * The including file defines FE_ISA (the set's name) and FE_BYTES (of a vector: 16, 32 or 64; 0: there are none), and sets
+ * the compiler's target. Do not break: the bits may not depend on FE_BYTES (see rows.h).
  *
- * Bodies are written once on a type V and expanded for a vector of FE_WIDTH floats, for one of 4 floats, and for a
- * single float, so that a row of any length is served. gcc -O3 handles plain loops here badly (unroll-and-jam stops its
+ * Bodies are written once on a type V and expanded for a vector of FE_WIDTH numbers, for one of 4 if that is less, and for
+ * a single number, so that a row of any length is served. gcc -O3 handles plain loops here badly (unroll-and-jam stops its
  * vectoriser), hence the explicit vector types.
  */
 #include "rows.h"
 
 #include <string.h>
+
+#if FE_BYTES
+#define FE_WIDTH (FE_BYTES / FE_SIZE)
+#else
+#define FE_WIDTH 1
+#endif
+#define FE_LINE (64 / FE_SIZE) /* numbers in a cache line */
 
 #if FE_WIDTH > 1 && (defined(__x86_64__) || defined(__i386__))
 #include <immintrin.h>
@@ -21,62 +28,96 @@
 #define FE_TEXT2(a) #a
 #define FE_TEXT(a) FE_TEXT2(a)
 
+/* Integers as large as fe_real; the bits of a number without its sign, and those of its exponent. */
+#ifdef FE_DOUBLE
+typedef int64_t fe_int;
+#define FE_MAGNITUDE 0x7fffffffffffffff
+#define FE_EXPONENT 0x7ff0000000000000
+#else
+typedef int32_t fe_int;
+#define FE_MAGNITUDE 0x7fffffff
+#define FE_EXPONENT 0x7f800000
+#endif
+
 #if FE_WIDTH > 1
 #define FE_INLINE static inline __attribute__((always_inline))
-typedef float vec __attribute__((vector_size(4 * FE_WIDTH), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(4 * FE_WIDTH), aligned(4), may_alias));
-typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t ivec4 __attribute__((vector_size(16), aligned(4), may_alias));
-/* The statements `body(V, I)` for every column j of 0..d: V a float type, I an integer type of the same lanes. */
+typedef fe_real vec __attribute__((vector_size(FE_BYTES), aligned(FE_SIZE), may_alias));
+typedef fe_int ivec __attribute__((vector_size(FE_BYTES), aligned(FE_SIZE), may_alias));
+typedef int32_t places __attribute__((vector_size(4 * FE_WIDTH), aligned(4), may_alias));
+typedef fe_real vec4 __attribute__((vector_size(4 * FE_SIZE), aligned(FE_SIZE), may_alias));
+typedef fe_int ivec4 __attribute__((vector_size(4 * FE_SIZE), aligned(FE_SIZE), may_alias));
+#define CONVERT(x, type) __builtin_convertvector(x, type)
+#if FE_WIDTH > 4
+#define FE_FOURS(body) \
+    for (; j + 4 <= d; j += 4) { body(vec4, ivec4) }
+#else
+#define FE_FOURS(body)
+#endif
+/* The statements `body(V, I)` for every column j of 0..d: V a type of numbers, I an integer type of the same lanes. */
 #define FE_COLUMNS(body)                                             \
     {                                                                \
         size_t j = 0;                                                \
         for (; j + FE_WIDTH <= d; j += FE_WIDTH) { body(vec, ivec) } \
-        for (; j + 4 <= d; j += 4) { body(vec4, ivec4) }             \
-        for (; j < d; j++) { body(float, int32_t) }                  \
+        FE_FOURS(body)                                               \
+        for (; j < d; j++) { body(fe_real, fe_int) }                 \
     }
 #else
 #define FE_INLINE static inline
-typedef float vec;
-typedef int32_t ivec;
+typedef fe_real vec;
+typedef fe_int ivec;
+#define CONVERT(x, type) ((type)(x))
 #define FE_COLUMNS(body) \
-    for (size_t j = 0; j < d; j++) { body(float, int32_t) }
+    for (size_t j = 0; j < d; j++) { body(fe_real, fe_int) }
 #endif
 
 #define AT(V, p) (*(V *)((p) + j))
 #define GET(V, p) (*(const V *)((p) + j))
 
 /* Square roots: IEEE, so the same bits everywhere. */
-FE_INLINE float sqrt_float(float x)
+FE_INLINE fe_real sqrt_fe_real(fe_real x)
 {
 #if defined(__GNUC__)
-    return __builtin_sqrtf(x);
+    return FE_SIZE == 4 ? __builtin_sqrtf((float)x) : (fe_real)__builtin_sqrt(x);
 #else
     extern float sqrtf(float);
-    return sqrtf(x);
+    extern double sqrt(double);
+    return FE_SIZE == 4 ? sqrtf((float)x) : (fe_real)sqrt(x);
 #endif
 }
 #if FE_WIDTH > 1
 FE_INLINE vec4 sqrt_vec4(vec4 x)
 {
-#if defined(__SSE2__)
+#if defined(__SSE2__) && !defined(FE_DOUBLE)
     return (vec4)_mm_sqrt_ps((__m128)x);
+#elif FE_BYTES >= 32 && defined(FE_DOUBLE)
+    return (vec4)_mm256_sqrt_pd((__m256d)x);
 #else
     vec4 r;
-    for (int k = 0; k < 4; k++) r[k] = sqrt_float(x[k]);
+    for (int k = 0; k < 4; k++) r[k] = sqrt_fe_real(x[k]);
     return r;
 #endif
 }
-#if FE_WIDTH == 16
-FE_INLINE vec sqrt_vec(vec x) { return (vec)_mm512_sqrt_ps((__m512)x); }
-#elif FE_WIDTH == 8
-FE_INLINE vec sqrt_vec(vec x) { return (vec)_mm256_sqrt_ps((__m256)x); }
+FE_INLINE vec sqrt_vec(vec x)
+{
+#if FE_BYTES == 64 && defined(FE_DOUBLE)
+    return (vec)_mm512_sqrt_pd((__m512d)x);
+#elif FE_BYTES == 64
+    return (vec)_mm512_sqrt_ps((__m512)x);
+#elif FE_BYTES == 32 && !defined(FE_DOUBLE)
+    return (vec)_mm256_sqrt_ps((__m256)x);
+#elif FE_WIDTH == 4
+    return (vec)sqrt_vec4((vec4)x);
+#elif defined(__SSE2__)
+    return (vec)_mm_sqrt_pd((__m128d)x);
 #else
-FE_INLINE vec sqrt_vec(vec x) { return (vec)sqrt_vec4((vec4)x); }
+    vec r;
+    for (int k = 0; k < FE_WIDTH; k++) r[k] = sqrt_fe_real(x[k]);
+    return r;
 #endif
+}
 #else
-#define sqrt_vec sqrt_float
-#define choose_vec choose_float
+#define sqrt_vec sqrt_fe_real
+#define choose_vec choose_fe_real
 #endif
 #define SQRT(V, x) FE_PASTE(sqrt, V)(x)
 
@@ -86,10 +127,10 @@ FE_INLINE vec sqrt_vec(vec x) { return (vec)sqrt_vec4((vec4)x); }
 FE_INLINE vec choose_vec(ivec m, vec a, vec b) { return PICK(vec, ivec, m, a, b); }
 FE_INLINE vec4 choose_vec4(ivec4 m, vec4 a, vec4 b) { return PICK(vec4, ivec4, m, a, b); }
 #endif
-FE_INLINE float choose_float(int32_t m, float a, float b) { return m ? a : b; }
-/* condition ? a : b in the body of FE_COLUMNS, where V may be a float; a and b are of type V. */
+FE_INLINE fe_real choose_fe_real(fe_int m, fe_real a, fe_real b) { return m ? a : b; }
+/* condition ? a : b in the body of FE_COLUMNS, where V may be a single number; a and b are of type V. */
 #define CHOOSE(V, I, condition, a, b) FE_PASTE(choose, V)((I)(condition), a, b)
-#define ALL(V, x) ((V){0} + (float)(x)) /* x in all lanes */
+#define ALL(V, x) ((V){0} + (fe_real)(x)) /* x in all lanes */
 
 /* ---- ids ------------------------------------------------------------------------------------------------------ */
 
@@ -114,33 +155,35 @@ POINT(64)
 /* How copy stores: through the caches, or past them to an `out` that is aligned to 16 bytes, or to a whole vector. */
 enum { CACHED, STREAM_16, STREAM_VEC };
 
-/* 16 floats, a cache line. */
-FE_INLINE void copy_line(float *out, const float *row, const int how)
+/* A cache line. */
+FE_INLINE void copy_line(fe_real *out, const fe_real *row, const int how)
 {
 #if FE_WIDTH > 1 && defined(__SSE2__)
+    float *const to = (float *)out;
+    const float *const from = (const float *)row;
     if (how == STREAM_16)
-        for (int j = 0; j < 16; j += 4) _mm_stream_ps(out + j, _mm_loadu_ps(row + j));
+        for (int j = 0; j < 16; j += 4) _mm_stream_ps(to + j, _mm_loadu_ps(from + j));
     else if (how == STREAM_VEC)
-        for (int j = 0; j < 16; j += FE_WIDTH)
-#if FE_WIDTH == 16
-            _mm512_stream_ps(out + j, _mm512_loadu_ps(row + j));
-#elif FE_WIDTH == 8
-            _mm256_stream_ps(out + j, _mm256_loadu_ps(row + j));
+        for (int j = 0; j < 16; j += FE_BYTES / 4)
+#if FE_BYTES == 64
+            _mm512_stream_ps(to + j, _mm512_loadu_ps(from + j));
+#elif FE_BYTES == 32
+            _mm256_stream_ps(to + j, _mm256_loadu_ps(from + j));
 #else
-            _mm_stream_ps(out + j, _mm_loadu_ps(row + j));
+            _mm_stream_ps(to + j, _mm_loadu_ps(from + j));
 #endif
     else
 #endif
-        for (int j = 0; j < 16; j += FE_WIDTH) AT(vec, out) = GET(vec, row);
+        for (int j = 0; j < FE_LINE; j += FE_WIDTH) AT(vec, out) = GET(vec, row);
     (void)how;
 }
 
-FE_INLINE void copy_rows(const void *const *rows, size_t n, size_t d, float *out, const int how, const int near)
+FE_INLINE void copy_rows(const void *const *rows, size_t n, size_t d, fe_real *out, const int how, const int near)
 {
     for (size_t i = 0; i < n; i++, out += d) {
-        const float *row = rows[i], *next = rows[i + FE_AHEAD];
+        const fe_real *row = rows[i], *next = rows[i + FE_AHEAD];
         size_t j = 0;
-        for (; j + 16 <= d; j += 16) {
+        for (; j + FE_LINE <= d; j += FE_LINE) {
             FE_PREFETCH(next + j, near);
             copy_line(out + j, row + j, how);
         }
@@ -152,10 +195,10 @@ FE_INLINE void copy_rows(const void *const *rows, size_t n, size_t d, float *out
     }
 }
 
-static void FE_NAME(copy_float32)(const void *const *rows, size_t n, size_t d, float *out, int stream)
+static void FE_NAME(copy_real)(const void *const *rows, size_t n, size_t d, fe_real *out, int stream)
 {
 #if FE_WIDTH > 1 && defined(__SSE2__)
-    if (stream && d % 16 == 0 && (uintptr_t)out % 16 == 0) {
+    if (stream && d % FE_LINE == 0 && (uintptr_t)out % 16 == 0) {
         if ((uintptr_t)out % 64 != 0)
             copy_rows(rows, n, d, out, STREAM_16, fe_near);
         else if (fe_near)
@@ -177,17 +220,17 @@ enum { ASK_NOTHING, ASK_COLUMNS, ASK_ROW };
 /* Columns j .. j + FE_WIDTH * nv of a sum: the accumulators stay in registers over the whole block. `bytes` of a row, and
  * `last`: where its last cache line is, if a row has one more than it is long. Whatever can be is a constant: without the
  * two or three tests for a row that ASK_COLUMNS spares, a sum takes 0.85 of the time. */
-FE_INLINE void sum_columns(const void *const *rows, const float *w, size_t n, size_t j, float *out, int add,
+FE_INLINE void sum_columns(const void *const *rows, const fe_real *w, size_t n, size_t j, fe_real *out, int add,
                            size_t bytes, size_t last, const int nv, const int weighted, const int ask, const int near)
 {
-    const size_t done = 4 * FE_WIDTH * (size_t)nv;
+    const size_t done = FE_SIZE * FE_WIDTH * (size_t)nv;
     vec acc[8];
     for (int k = 0; k < nv; k++) acc[k] = add ? *(const vec *)(out + j + k * FE_WIDTH) : (vec){0};
     for (size_t i = 0; i < n; i++) {
-        const float *row = (const float *)rows[i] + j;
+        const fe_real *row = (const fe_real *)rows[i] + j;
         if (ask != ASK_NOTHING) {
             const char *next = (const char *)rows[i + FE_AHEAD];
-            for (int line = 0; line < nv * FE_WIDTH / 16; line++) FE_PREFETCH(next + 64 * line, near);
+            for (int line = 0; line < nv * FE_WIDTH / FE_LINE; line++) FE_PREFETCH(next + 64 * line, near);
             if (ask == ASK_ROW && bytes > done) fe_prefetch(next + done, bytes - done);
             if (ask == ASK_ROW && last) FE_PREFETCH(next + last, near);
         }
@@ -202,27 +245,27 @@ FE_INLINE void sum_columns(const void *const *rows, const float *w, size_t n, si
     for (int k = 0; k < nv; k++) *(vec *)(out + j + k * FE_WIDTH) = acc[k];
 }
 
-static void FE_NAME(sum_float32)(const void *const *rows, const float *w, size_t n, size_t d, float *out, int flags)
+static void FE_NAME(sum_real)(const void *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out, int flags)
 {
     const int add = flags & FE_ADD, near = fe_near;
-    const size_t bytes = d * sizeof(float);
+    const size_t bytes = d * sizeof(fe_real);
     const size_t last = n && ((uintptr_t)rows[0] | bytes) % 64 != 0 ? bytes - 1 : 0;
     int ask = flags & FE_IN_CACHE ? ASK_NOTHING : ASK_ROW; /* the first columns ask for all */
     size_t j = 0;
 #define SUM(j, nv, weighted, ask, near) sum_columns(rows, w, n, j, out, add, bytes, last, nv, weighted, ask, near)
-#define COLUMNS(nv)                                                                   \
-    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ask = ASK_NOTHING) {       \
-        const int whole = d == (nv) * FE_WIDTH && !last && (nv) * FE_WIDTH % 16 == 0; \
-        if (w)                                                                        \
-            SUM(j, nv, 1, ask, near);                                                 \
-        else if (ask == ASK_NOTHING)                                                  \
-            SUM(j, nv, 0, ASK_NOTHING, 0);                                            \
-        else if (!whole)                                                              \
-            SUM(j, nv, 0, ASK_ROW, near);                                             \
-        else if (near)                                                                \
-            SUM(0, nv, 0, ASK_COLUMNS, 1);                                            \
-        else                                                                          \
-            SUM(0, nv, 0, ASK_COLUMNS, 0);                                            \
+#define COLUMNS(nv)                                                                        \
+    for (; j + (nv) * FE_WIDTH <= d; j += (nv) * FE_WIDTH, ask = ASK_NOTHING) {            \
+        const int whole = d == (nv) * FE_WIDTH && !last && (nv) * FE_WIDTH % FE_LINE == 0; \
+        if (w)                                                                             \
+            SUM(j, nv, 1, ask, near);                                                      \
+        else if (ask == ASK_NOTHING)                                                       \
+            SUM(j, nv, 0, ASK_NOTHING, 0);                                                 \
+        else if (!whole)                                                                   \
+            SUM(j, nv, 0, ASK_ROW, near);                                                  \
+        else if (near)                                                                     \
+            SUM(0, nv, 0, ASK_COLUMNS, 1);                                                 \
+        else                                                                               \
+            SUM(0, nv, 0, ASK_COLUMNS, 0);                                                 \
     }
     COLUMNS(8)
     COLUMNS(4)
@@ -236,9 +279,9 @@ static void FE_NAME(sum_float32)(const void *const *rows, const float *w, size_t
         for (size_t i = 0; i < n; i++) {
             if (ask) fe_prefetch(rows[i + FE_AHEAD], bytes);
             if (w)
-                acc += w[i] * GET(vec4, (const float *)rows[i]);
+                acc += w[i] * GET(vec4, (const fe_real *)rows[i]);
             else
-                acc += GET(vec4, (const float *)rows[i]);
+                acc += GET(vec4, (const fe_real *)rows[i]);
         }
         AT(vec4, out) = acc;
     }
@@ -246,20 +289,20 @@ static void FE_NAME(sum_float32)(const void *const *rows, const float *w, size_t
     if (j == d) return;
     for (size_t k = j; k < d && !add; k++) out[k] = 0;
     for (size_t i = 0; i < n; i++) {
-        const float *row = rows[i], factor = w ? w[i] : 1.0f;
+        const fe_real *row = rows[i], factor = w ? w[i] : 1.0f;
         if (ask) fe_prefetch(rows[i + FE_AHEAD], bytes);
         for (size_t k = j; k < d; k++) out[k] += factor * row[k];
     }
 }
 
 /* Runs of parts of FE_WIDTH * nv columns: a call of `sum` for each would take as long as the sum of two parts. */
-FE_INLINE void runs_of(const float *const *parts, const float *w, const int64_t *begins, int64_t first, size_t n,
-                       float *sums, const float **grads, const int nv)
+FE_INLINE void runs_of(const fe_real *const *parts, const fe_real *w, const int64_t *begins, int64_t first, size_t n,
+                       fe_real *sums, const fe_real **grads, const int nv)
 {
     for (size_t i = 0; i < n; i++) {
         size_t k = (size_t)(begins[i] - first);
         const size_t end = (size_t)(begins[i + 1] - first);
-        float *const out = sums + i * FE_WIDTH * (size_t)nv;
+        fe_real *const out = sums + i * FE_WIDTH * (size_t)nv;
         vec acc[8];
         if (!w && end - k == 1) {
             grads[i] = parts[k];
@@ -279,8 +322,8 @@ FE_INLINE void runs_of(const float *const *parts, const float *w, const int64_t 
     }
 }
 
-static void FE_NAME(runs)(const float *const *parts, const float *w, const int64_t *begins, int64_t first, size_t n,
-                          size_t d, float *sums, const float **grads)
+static void FE_NAME(runs)(const fe_real *const *parts, const fe_real *w, const int64_t *begins, int64_t first, size_t n,
+                          size_t d, fe_real *sums, const fe_real **grads)
 {
     switch (d % FE_WIDTH ? 0 : d / FE_WIDTH) {
     case 1:
@@ -300,28 +343,28 @@ static void FE_NAME(runs)(const float *const *parts, const float *w, const int64
         const size_t k = (size_t)(begins[i] - first), count = (size_t)(begins[i + 1] - begins[i]);
         grads[i] = !w && count == 1 ? parts[k] : sums + i * d;
         if (w || count != 1)
-            FE_NAME(sum_float32)((const void *const *)parts + k, w ? w + k : NULL, count, d, sums + i * d, FE_IN_CACHE);
+            FE_NAME(sum_real)((const void *const *)parts + k, w ? w + k : NULL, count, d, sums + i * d, FE_IN_CACHE);
     }
 }
 
-static void FE_NAME(sum_where)(const float *const *rows, const int32_t *const *args, const int32_t *index,
-                               const float *w, size_t n, size_t d, float *out, int add)
+static void FE_NAME(sum_where)(const fe_real *const *rows, const int32_t *const *args, const int32_t *index,
+                               const fe_real *w, size_t n, size_t d, fe_real *out, int add)
 {
-    if (!add) memset(out, 0, d * sizeof(float));
+    if (!add) memset(out, 0, d * sizeof(fe_real));
     for (size_t i = 0; i < n; i++) {
-        const float factor = w ? w[i] : 1.0f;
+        const fe_real factor = w ? w[i] : 1.0f;
         for (size_t j = 0; j < d; j++)
             if (args[i][j] == index[i]) out[j] += factor * rows[i][j];
     }
 }
 
-static void FE_NAME(max)(const float *const *rows, const float *w, size_t n, size_t d, float *out, int32_t *arg,
+static void FE_NAME(max)(const fe_real *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out, int32_t *arg,
                          int32_t first, int add)
 {
     for (size_t i = 0; i < n; i++) {
-        const float factor = w ? w[i] : 1.0f;
+        const fe_real factor = w ? w[i] : 1.0f;
         const int32_t here = first + (int32_t)i;
-        fe_prefetch(rows[i + FE_AHEAD], d * sizeof(float));
+        fe_prefetch(rows[i + FE_AHEAD], d * sizeof(fe_real));
         if (i == 0 && !add) {
             for (size_t j = 0; j < d; j++) out[j] = factor * rows[0][j];
             for (size_t j = 0; j < d && arg; j++) arg[j] = here;
@@ -333,13 +376,15 @@ static void FE_NAME(max)(const float *const *rows, const float *w, size_t n, siz
             vec best = AT(vec, out), v = factor * GET(vec, rows[i]);
             ivec better = (ivec)(v > best) | (ivec)(v != v);
             AT(vec, out) = PICK(vec, ivec, better, v, best);
-            if (arg) AT(ivec, arg) = PICK(ivec, ivec, better, (ivec){0} + here, AT(ivec, arg));
+            if (arg)
+                AT(places, arg) =
+                    CONVERT(PICK(ivec, ivec, better, (ivec){0} + here, CONVERT(AT(places, arg), ivec)), places);
         }
 #else
         size_t j = 0;
 #endif
         for (; j < d; j++) {
-            float v = factor * rows[i][j];
+            fe_real v = factor * rows[i][j];
             if (v > out[j] || v != v) {
                 out[j] = v;
                 if (arg) arg[j] = here;
@@ -348,43 +393,43 @@ static void FE_NAME(max)(const float *const *rows, const float *w, size_t n, siz
     }
 }
 
-static void FE_NAME(scale)(float *x, float factor, size_t d)
+static void FE_NAME(scale)(fe_real *x, fe_real factor, size_t d)
 {
 #define BODY(V, I) AT(V, x) = factor * AT(V, x);
     FE_COLUMNS(BODY)
 #undef BODY
 }
 
-static int FE_NAME(finite)(const float *x, size_t n)
+static int FE_NAME(finite)(const fe_real *x, size_t n)
 {
-    int32_t bits, bad = 0;
+    fe_int bits, bad = 0;
     size_t i = 0;
 #if FE_WIDTH > 1
     ivec worst = {0};
-    for (; i + FE_WIDTH <= n; i += FE_WIDTH) worst |= (*(const ivec *)(x + i) & 0x7f800000) == 0x7f800000;
+    for (; i + FE_WIDTH <= n; i += FE_WIDTH) worst |= (*(const ivec *)(x + i) & FE_EXPONENT) == FE_EXPONENT;
     for (int k = 0; k < FE_WIDTH; k++) bad |= worst[k];
 #endif
     for (; i < n; i++) {
-        memcpy(&bits, x + i, 4);
-        bad |= (bits & 0x7f800000) == 0x7f800000;
+        memcpy(&bits, x + i, sizeof bits);
+        bad |= (bits & FE_EXPONENT) == FE_EXPONENT;
     }
     return !bad;
 }
 
-static void FE_NAME(fade)(float *const *rows, size_t n, size_t d, float fade)
+static void FE_NAME(fade)(fe_real *const *rows, size_t n, size_t d, fe_real fade)
 {
     for (size_t i = 0; i < n; i++) {
-        float *const w = rows[i];
+        fe_real *const w = rows[i];
 #define BODY(V, I) AT(V, w) -= fade * AT(V, w);
         FE_COLUMNS(BODY)
 #undef BODY
     }
 }
 
-static void FE_NAME(blend)(float *x, const float *y, float share, size_t d)
+static void FE_NAME(blend)(fe_real *x, const fe_real *y, fe_real share, size_t d)
 {
     if (share == 1) {
-        memcpy(x, y, d * sizeof(float));
+        memcpy(x, y, d * sizeof(fe_real));
         return;
     }
 #define BODY(V, I) AT(V, x) += (GET(V, y) - AT(V, x)) * share;
@@ -392,17 +437,17 @@ static void FE_NAME(blend)(float *x, const float *y, float share, size_t d)
 #undef BODY
 }
 
-static void FE_NAME(shape)(const float *x, float factor, float limit, size_t d, float *out)
+static void FE_NAME(shape)(const fe_real *x, fe_real factor, fe_real limit, size_t d, fe_real *out)
 {
     for (size_t j = 0; j < d; j++) {
-        const float product = factor * x[j], least = product < -limit ? -limit : product;
+        const fe_real product = factor * x[j], least = product < -limit ? -limit : product;
         out[j] = least > limit ? limit : least;
     }
 }
 
 #if FE_WIDTH > 1
 /* p[0 .. count], zeros behind it. */
-FE_INLINE vec4 some_of_4(const float *p, size_t count)
+FE_INLINE vec4 some_of_4(const fe_real *p, size_t count)
 {
     if (count >= 4) return *(const vec4 *)p;
     return (vec4){count > 0 ? p[0] : 0, count > 1 ? p[1] : 0, count > 2 ? p[2] : 0, 0};
@@ -411,10 +456,10 @@ FE_INLINE vec4 some_of_4(const float *p, size_t count)
 /* The sum over j of x[j] * y[j], or of |x[j]|: 16 lanes, then a tree. A lane is never -0, so adding zeros to it changes
  * nothing. */
 FE_INLINE vec lane_term(vec x, vec y, const int magnitudes)
-{ return magnitudes ? (vec)((ivec)x & 0x7fffffff) : (vec)(x * y); }
+{ return magnitudes ? (vec)((ivec)x & FE_MAGNITUDE) : (vec)(x * y); }
 FE_INLINE vec4 lane_term_4(vec4 x, vec4 y, const int magnitudes)
-{ return magnitudes ? (vec4)((ivec4)x & 0x7fffffff) : (vec4)(x * y); }
-FE_INLINE float sum_lanes(const float *x, const float *y, size_t d, const int magnitudes)
+{ return magnitudes ? (vec4)((ivec4)x & FE_MAGNITUDE) : (vec4)(x * y); }
+FE_INLINE fe_real sum_lanes(const fe_real *x, const fe_real *y, size_t d, const int magnitudes)
 {
     vec acc[16 / FE_WIDTH];
     vec4 lane[4];
@@ -430,22 +475,22 @@ FE_INLINE float sum_lanes(const float *x, const float *y, size_t d, const int ma
     return (lane[0][0] + lane[0][2]) + (lane[0][1] + lane[0][3]);
 }
 #else
-FE_INLINE float sum_lanes(const float *x, const float *y, size_t d, const int magnitudes)
+FE_INLINE fe_real sum_lanes(const fe_real *x, const fe_real *y, size_t d, const int magnitudes)
 {
-    float lane[16] = {0};
+    fe_real lane[16] = {0};
     for (size_t j = 0; j < d; j++) lane[j % 16] += !magnitudes ? x[j] * y[j] : x[j] < 0 ? -x[j] : x[j];
     for (int half = 8; half; half /= 2)
         for (int k = 0; k < half; k++) lane[k] += lane[k + half];
     return lane[0];
 }
 #endif
-FE_INLINE float dot_rows(const float *x, const float *y, size_t d) { return sum_lanes(x, y, d, 0); }
+FE_INLINE fe_real dot_rows(const fe_real *x, const fe_real *y, size_t d) { return sum_lanes(x, y, d, 0); }
 
-static float FE_NAME(dot)(const float *x, const float *y, size_t d) { return dot_rows(x, y, d); }
+static fe_real FE_NAME(dot)(const fe_real *x, const fe_real *y, size_t d) { return dot_rows(x, y, d); }
 
-static void FE_NAME(sums)(const float *x, size_t n, double *sums)
+static void FE_NAME(sums)(const fe_real *x, size_t n, double *sums)
 {
-    enum { PIECE = 1024 }; /* summed as floats */
+    enum { PIECE = 1024 }; /* summed as fe_real */
     sums[0] = sums[1] = 0;
     for (size_t i = 0; i < n; i += PIECE) {
         const size_t count = n - i < PIECE ? n - i : PIECE;
@@ -454,12 +499,12 @@ static void FE_NAME(sums)(const float *x, size_t n, double *sums)
     }
 }
 
-static size_t FE_NAME(constrain)(float *const *rows, size_t n, size_t d, const fe_constraint *constraint, int project)
+static size_t FE_NAME(constrain)(fe_real *const *rows, size_t n, size_t d, const fe_constraint *constraint, int project)
 {
-    const float low = constraint->low, high = constraint->high, rate = constraint->rate;
+    const fe_real low = constraint->low, high = constraint->high, rate = constraint->rate;
     size_t broken = 0;
     for (size_t i = 0; i < n; i++) {
-        float *const w = rows[i];
+        fe_real *const w = rows[i];
         if (constraint->kind == FE_NON_NEG) {
             int negative = 0;
             for (size_t j = 0; j < d; j++) {
@@ -468,10 +513,11 @@ static size_t FE_NAME(constrain)(float *const *rows, size_t n, size_t d, const f
             }
             broken += negative;
         } else if (constraint->kind == FE_NORM) {
-            const float norm = sqrt_float(dot_rows(w, w, d));
-            const float least = norm < low ? low : norm, clipped = least > high ? high : least;
-            const float wanted = rate == 1 ? clipped : rate * clipped + (1.0f - rate) * norm; /* norm may be infinite */
-            const float factor = wanted / (1e-7f + norm);
+            const fe_real norm = sqrt_fe_real(dot_rows(w, w, d));
+            const fe_real least = norm < low ? low : norm, clipped = least > high ? high : least;
+            const fe_real wanted =
+                rate == 1 ? clipped : rate * clipped + (1.0f - rate) * norm; /* norm may be infinite */
+            const fe_real factor = wanted / ((fe_real)1e-7 + norm);
             broken += (norm > 0 && norm < low * (1.0f - 1e-5f)) || norm > high * (1.0f + 1e-5f);
             if (!project) continue;
 #define BODY(V, I) AT(V, w) *= factor;
@@ -485,12 +531,12 @@ static size_t FE_NAME(constrain)(float *const *rows, size_t n, size_t d, const f
 /* ---- double precision --------------------------------------------------------------------------------------------- */
 
 #if FE_WIDTH > 1
-enum { LANES = FE_WIDTH / 2 };
+enum { LANES = FE_BYTES / 8 };
 typedef uint64_t wide __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 typedef double real __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 typedef uint32_t narrow __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float narrow_float __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-#define CONVERT(x, type) __builtin_convertvector(x, type)
+typedef fe_real lanes __attribute__((vector_size(FE_SIZE * LANES), aligned(FE_SIZE), may_alias));
 #define MASK(condition) ((wide)(condition))
 #else
 enum { LANES = 1 };
@@ -498,7 +544,7 @@ typedef uint64_t wide;
 typedef double real;
 typedef uint32_t narrow;
 typedef float narrow_float;
-#define CONVERT(x, type) ((type)(x))
+typedef fe_real lanes;
 #define MASK(condition) (-(uint64_t)(condition))
 #endif
 
@@ -535,7 +581,7 @@ FE_INLINE real natural_log(real x)
     return 2.0 * s * sum + exponent * 0.693147180559945309417;
 }
 
-/* e^x, to about 1e-13; beyond e^700 and e^-700 it stays there. */
+/* e^x, to about 1e-13 (FE_DOUBLE: 1e-15); beyond e^700 and e^-700 it stays there. */
 FE_INLINE real exponential(real x)
 {
     const real shift = (real){0} + 0x1.8p52, zero = {0};
@@ -543,20 +589,21 @@ FE_INLINE real exponential(real x)
     const real k = x * 1.44269504088896340736 + shift; /* its last bits are the integer next to x / log 2 */
     const real r = x - (k - shift) * 0.693147180559945309417;
     real sum = zero + 1.0;
-    for (int n = 10; n > 0; n--) sum = sum * r * (1.0 / n) + 1.0;
+    for (int n = FE_SIZE == 4 ? 10 : 13; n > 0; n--) sum = sum * r * (1.0 / n) + 1.0;
     return real_of(bits_of(sum) + (bits_of(k) << 52));
 }
 
-/* x[i] = x[i]^p, for n numbers x >= 0. 0, infinity and NaN stay as they are. */
-static void powers(float *x, size_t n, double p)
+/* x[i] = x[i]^p, for n numbers x >= 0. 0, infinity and NaN stay as they are, of doubles also those at the ends of their range. */
+static void powers(fe_real *x, size_t n, double p)
 {
+    const double least = FE_SIZE == 4 ? 0.0 : 0x1p-1022, most = FE_SIZE == 4 ? 1e39 : 0x1p1023;
     for (size_t i = 0; i < n; i += LANES) {
         double lane[LANES];
         for (size_t l = 0; l < LANES; l++) lane[l] = i + l < n ? x[i + l] : 1;
         const real y = *(const real *)lane;
-        const wide inside = MASK(y > 0.0) & MASK(y < 1e39);
+        const wide inside = MASK(y > least) & MASK(y < most);
         *(real *)lane = pick(inside, exponential(p * natural_log(y)), y);
-        for (size_t l = 0; l < LANES && i + l < n; l++) x[i + l] = (float)lane[l];
+        for (size_t l = 0; l < LANES && i + l < n; l++) x[i + l] = (fe_real)lane[l];
     }
 }
 
@@ -568,11 +615,11 @@ static void powers(float *x, size_t n, double p)
  * the result at words[16 k + lane]. Lanes are 64 bits wide; only their low halves mean anything until the end. */
 FE_INLINE wide multiply(wide a, uint32_t b)
 {
-#if FE_WIDTH == 16
+#if FE_BYTES == 64
     return (wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
-#elif FE_WIDTH == 8
+#elif FE_BYTES == 32
     return (wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
-#elif FE_WIDTH == 4 && defined(__SSE2__)
+#elif FE_BYTES == 16 && defined(__SSE2__)
     return (wide)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
 #else
     return (a & 0xffffffffu) * (uint64_t)b;
@@ -610,11 +657,11 @@ FE_INLINE float uniform_value(uint32_t word, float low, float span, float last)
 
 FE_INLINE real sqrt_real(real x)
 {
-#if FE_WIDTH == 16
+#if FE_BYTES == 64
     return (real)_mm512_sqrt_pd((__m512d)x);
-#elif FE_WIDTH == 8
+#elif FE_BYTES == 32
     return (real)_mm256_sqrt_pd((__m256d)x);
-#elif FE_WIDTH == 4 && defined(__SSE2__)
+#elif FE_BYTES == 16 && defined(__SSE2__)
     return (real)_mm_sqrt_pd((__m128d)x);
 #elif FE_WIDTH > 1
     real r;
@@ -674,6 +721,15 @@ static void FE_NAME(quantiles)(const double *p, double *z)
     }
 }
 
+FE_INLINE void put_16(fe_real *out, const float *values)
+{
+#ifdef FE_DOUBLE
+    for (int k = 0; k < 16; k++) out[k] = values[k];
+#else
+    memcpy(out, values, 64);
+#endif
+}
+
 /* Fills a matrix; make() turns words[0:64] into values[0:64]. With c = ceil(d / 4) counters a row, word k of counter b is
  * column k c + b. */
 #define FILL(make)                                                                              \
@@ -691,15 +747,15 @@ static void FE_NAME(quantiles)(const double *p, double *z)
         FE_NAME(philox)(rows, blocks, seed, words);                                             \
         make();                                                                                 \
         if (c % 16 == 0 && d % 4 == 0) { /* 16 counters are 4 runs of 16 columns of one row */  \
-            float *to = out + (rows[0] - row) * d + blocks[0];                                  \
-            for (int k = 0; k < 4; k++) memcpy(to + k * c, values + 16 * k, 64);                \
+            fe_real *to = out + (rows[0] - row) * d + blocks[0];                                \
+            for (int k = 0; k < 4; k++) put_16(to + k * c, values + 16 * k);                    \
         } else                                                                                  \
             for (int l = 0; l < lanes; l++)                                                     \
                 for (size_t k = 0; k < 4 && k * c + blocks[l] < d; k++)                         \
                     out[(rows[l] - row) * d + k * c + blocks[l]] = values[16 * k + l];          \
     }
 
-static void FE_NAME(uniform)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high)
+static void FE_NAME(uniform)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high)
 {
     const float span = high - low;
     float last = high; /* the largest float below high */
@@ -715,7 +771,7 @@ static void FE_NAME(uniform)(float *out, uint64_t row, size_t n, size_t d, uint6
 #undef MAKE
 }
 
-static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
+static void FE_NAME(normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
                             double p_low, double p_span)
 {
     double p[64], z[64];
@@ -731,15 +787,25 @@ static void FE_NAME(normal)(float *out, uint64_t row, size_t n, size_t d, uint64
 
 /* ---- storage dtypes ------------------------------------------------------------------------------------------------ */
 
+#ifndef FE_DOUBLE
 #include "codecs_impl.h"
 #include "fused_impl.h"
+#else
+static fe_fused *FE_NAME(fused)(int dtype, int state_dtype, int step)
+{
+    (void)dtype, (void)state_dtype, (void)step;
+    return NULL;
+}
+#endif
 
 const fe_rows FE_NAME(fe_rows) = {
     FE_TEXT(FE_ISA),
-    {{FE_NAME(copy_float32), FE_NAME(sum_float32), NULL, NULL},
+    {{FE_NAME(copy_real), FE_NAME(sum_real), NULL, NULL},
+#ifndef FE_DOUBLE
 #define CODEC_ENTRY(name) {FE_NAME(copy_##name), FE_NAME(sum_##name), FE_NAME(decode_##name), FE_NAME(encode_##name)},
      CODEC_ENTRY(bfloat16) CODEC_ENTRY(float16) CODEC_ENTRY(int8) CODEC_ENTRY(int4) CODEC_ENTRY(int2)
 #undef CODEC_ENTRY
+#endif
     },
     FE_NAME(fused),
     FE_NAME(point32),

@@ -1,11 +1,11 @@
 /* steps_impl.h: the steps of the optimizers, and what rows do without a gradient; a part of rows_impl.h, by which alone it
- * is included. Do not break: the bits may not depend on FE_WIDTH (see rows.h). */
+ * is included. Do not break: the bits may not depend on FE_BYTES (see rows.h). */
 
 /* ---- optimizer steps: Keras 3's formulas unless said otherwise --------------------------------------------------- */
 
-#define STEP(name)                                                                                                     \
-    static void FE_NAME(name)(float *const *rows, float *const *states, const float *const *grads, size_t n, size_t d, \
-                              const fe_hyper *hyper, double *sums)
+#define STEP(name)                                                                                                 \
+    static void FE_NAME(name)(fe_real *const *rows, fe_real *const *states, const fe_real *const *grads, size_t n, \
+                              size_t d, const fe_hyper *hyper, double *sums)
 
 /* For every row `before`, the statements of BODY(V, I) for every column, `after`: w is the row, s its state, g its gradient.
  * They ask for the same columns of a later row and of its state. */
@@ -15,23 +15,23 @@
         EACH_ROW_AS(before, after, 1) /* twice, as a constant */ \
     else                                                         \
         EACH_ROW_AS(before, after, 0)
-#define EACH_ROW_AS(before, after, is_near)                                       \
-    for (size_t i = 0; i < n; i++) {                                              \
-        enum { near = is_near };                                                  \
-        float *const w = rows[i], *const s = states[i];                           \
-        const float *const g = grads[i], *const next_w = rows[i + FE_AHEAD_STEP]; \
-        const float *const next_s = states[i + FE_AHEAD_STEP];                    \
-        (void)w, (void)s, (void)g, (void)next_s, (void)sums;                      \
-        before;                                                                   \
-        FE_PREFETCH(next_w + d - 1, near);                                        \
-        FE_COLUMNS(BODY)                                                          \
-        after;                                                                    \
+#define EACH_ROW_AS(before, after, is_near)                                         \
+    for (size_t i = 0; i < n; i++) {                                                \
+        enum { near = is_near };                                                    \
+        fe_real *const w = rows[i], *const s = states[i];                           \
+        const fe_real *const g = grads[i], *const next_w = rows[i + FE_AHEAD_STEP]; \
+        const fe_real *const next_s = states[i + FE_AHEAD_STEP];                    \
+        (void)w, (void)s, (void)g, (void)next_s, (void)sums;                        \
+        before;                                                                     \
+        FE_PREFETCH(next_w + d - 1, near);                                          \
+        FE_COLUMNS(BODY)                                                            \
+        after;                                                                      \
     }
 #define ASK(next) FE_PREFETCH((next) + j, near)
 
 /* A sum across a row that BODY adds to: 16 lanes, then a tree, as in sum_lanes. */
 #define LANE(V) (*(V *)(lane + j % 16))
-FE_INLINE float sum_of_lanes(float *lane)
+FE_INLINE fe_real sum_of_lanes(fe_real *lane)
 {
     for (int half = 8; half; half /= 2)
         for (int k = 0; k < half; k++) lane[k] += lane[k + half];
@@ -39,11 +39,11 @@ FE_INLINE float sum_of_lanes(float *lane)
 }
 
 /* sums[j] += x[j]^2 */
-FE_INLINE void add_squares(double *sums, const float *x, size_t d)
+FE_INLINE void add_squares(double *sums, const fe_real *x, size_t d)
 {
     size_t j = 0;
     for (; j + LANES <= d; j += LANES) {
-        const real y = CONVERT(GET(narrow_float, x), real);
+        const real y = CONVERT(GET(lanes, x), real);
         AT(real, sums) += y * y;
     }
     for (; j < d; j++) sums[j] += (double)x[j] * x[j];
@@ -52,7 +52,7 @@ FE_INLINE void add_squares(double *sums, const float *x, size_t d)
 STEP(store)
 {
     (void)states, (void)hyper, (void)sums;
-    for (size_t i = 0; i < n; i++) memcpy(rows[i], grads[i], d * sizeof(float));
+    for (size_t i = 0; i < n; i++) memcpy(rows[i], grads[i], d * sizeof(fe_real));
 }
 
 /* Nothing changes; the sum of g^2 */
@@ -65,7 +65,7 @@ STEP(squares)
 /* w -= lr g */
 STEP(sgd)
 {
-    const float lr = hyper->learning_rate;
+    const fe_real lr = hyper->learning_rate;
 #define BODY(V, I)                  \
     {                               \
         ASK(next_w);                \
@@ -78,7 +78,7 @@ STEP(sgd)
 /* m = mu m - lr g;  w += m */
 STEP(momentum)
 {
-    const float lr = hyper->learning_rate, mu = hyper->momentum;
+    const fe_real lr = hyper->learning_rate, mu = hyper->momentum;
 #define BODY(V, I)                            \
     {                                         \
         V m = mu * AT(V, s) - lr * GET(V, g); \
@@ -93,7 +93,7 @@ STEP(momentum)
 /* m = mu m - lr g;  w += mu m - lr g */
 STEP(nesterov)
 {
-    const float lr = hyper->learning_rate, mu = hyper->momentum;
+    const fe_real lr = hyper->learning_rate, mu = hyper->momentum;
 #define BODY(V, I)                                         \
     {                                                      \
         V move = lr * GET(V, g), m = mu * AT(V, s) - move; \
@@ -108,7 +108,7 @@ STEP(nesterov)
 /* a += g^2;  w -= lr g / sqrt(a + eps) */
 STEP(adagrad)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon;
 #define BODY(V, I)                             \
     {                                          \
         V x = GET(V, g), a = AT(V, s) + x * x; \
@@ -123,13 +123,13 @@ STEP(adagrad)
 /* a += mean(g^2), one number a row;  w -= lr g / (sqrt(a) + eps): FBGEMM's EXACT_ROWWISE_ADAGRAD */
 STEP(rowwise_adagrad)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon;
 #define BODY(V, I)                    \
     {                                 \
         ASK(next_w);                  \
         AT(V, w) -= rate * GET(V, g); \
     }
-    EACH_ROW(const float a = s[0] + dot_rows(g, g, d) / (float)d; const float rate = lr / (sqrt_float(a) + eps);
+    EACH_ROW(const fe_real a = s[0] + dot_rows(g, g, d) / (fe_real)d; const fe_real rate = lr / (sqrt_fe_real(a) + eps);
              FE_PREFETCH(next_s, near); s[0] = a)
 #undef BODY
 }
@@ -146,8 +146,8 @@ STEP(rowwise_adagrad)
 /* m and v;  w -= lr m / (sqrt(v) + eps) */
 STEP(adam)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon;
-    const float c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon;
+    const fe_real c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
 #define BODY(V, I)                               \
     {                                            \
         MOMENTS(V);                              \
@@ -163,8 +163,8 @@ STEP(adam)
 /* m and v;  vh = max(vh, v);  w -= lr m / (sqrt(vh) + eps); the state holds m, v, vh */
 STEP(amsgrad)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon;
-    const float c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon;
+    const fe_real c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
 #define BODY(V, I)                                  \
     {                                               \
         MOMENTS(V);                                 \
@@ -182,14 +182,14 @@ STEP(amsgrad)
  * with momentum:  m = mu m + move;  w -= m
  * centered:  a = rho a + (1 - rho) g, and v - a^2 in place of v; it is negative only by rounding, and then 0 here.
  * The state holds v, m, a. */
-#define RMSPROP(name, with_momentum, is_centered)                                          \
-    STEP(name)                                                                             \
-    {                                                                                      \
-        enum { moving = with_momentum, centered = is_centered };                           \
-        const float lr = hyper->learning_rate, eps = hyper->epsilon, mu = hyper->momentum; \
-        const float rho = hyper->beta_2, c = 1.0f - rho;                                   \
-        (void)mu;                                                                          \
-        EACH_ROW()                                                                         \
+#define RMSPROP(name, with_momentum, is_centered)                                            \
+    STEP(name)                                                                               \
+    {                                                                                        \
+        enum { moving = with_momentum, centered = is_centered };                             \
+        const fe_real lr = hyper->learning_rate, eps = hyper->epsilon, mu = hyper->momentum; \
+        const fe_real rho = hyper->beta_2, c = 1.0f - rho;                                   \
+        (void)mu;                                                                            \
+        EACH_ROW()                                                                           \
     }
 #define BODY(V, I)                                                        \
     {                                                                     \
@@ -222,7 +222,7 @@ RMSPROP(rmsprop_centered_momentum, 1, 1)
  * state holds a, then u */
 STEP(adadelta)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon, rho = hyper->beta_2, c = 1.0f - rho;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon, rho = hyper->beta_2, c = 1.0f - rho;
 #define BODY(V, I)                                                           \
     {                                                                        \
         V x = GET(V, g), a = rho * AT(V, s) + c * (x * x), u = AT(V, s + d); \
@@ -239,8 +239,8 @@ STEP(adadelta)
 /* m += (g - m)(1 - b1);  u = max(b2 u, |g|);  w -= lr m / (u + eps); the state holds m, then u */
 STEP(adamax)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon;
-    const float c1 = 1.0f - hyper->beta_1, b2 = hyper->beta_2;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon;
+    const fe_real c1 = 1.0f - hyper->beta_1, b2 = hyper->beta_2;
 #define BODY(V, I)                                            \
     {                                                         \
         V x = GET(V, g), m = AT(V, s), u = b2 * AT(V, s + d); \
@@ -259,9 +259,9 @@ STEP(adamax)
 /* m and v;  w -= lr (scale_m m + scale_g g) / (sqrt(scale_v v) + eps) */
 STEP(nadam)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon;
-    const float c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
-    const float scale_m = hyper->scale_m, scale_g = hyper->scale_g, scale_v = hyper->scale_v;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon;
+    const fe_real c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
+    const fe_real scale_m = hyper->scale_m, scale_g = hyper->scale_g, scale_v = hyper->scale_v;
 #define BODY(V, I)                                                                   \
     {                                                                                \
         MOMENTS(V);                                                                  \
@@ -275,8 +275,8 @@ STEP(nadam)
  * a = a'; the state holds a, then z */
 STEP(ftrl)
 {
-    const float per_lr = 1.0f / hyper->learning_rate, p = hyper->power;
-    const float l1 = hyper->l1, l2 = 2.0f * hyper->l2, shrink = 2.0f * hyper->l2_shrinkage;
+    const fe_real per_lr = 1.0f / hyper->learning_rate, p = hyper->power;
+    const fe_real l1 = hyper->l1, l2 = 2.0f * hyper->l2, shrink = 2.0f * hyper->l2_shrinkage;
 #define BODY(V, I)                                                                   \
     {                                                                                \
         V x = GET(V, g), old = AT(V, s), a = old + x * x, z = AT(V, s + d), clipped; \
@@ -287,8 +287,8 @@ STEP(ftrl)
         else if (p == 0)                                                             \
             old = a = ALL(V, 1);                                                     \
         else {                                                                       \
-            powers((float *)&old, sizeof(V) / sizeof(float), p);                     \
-            powers((float *)&a, sizeof(V) / sizeof(float), p);                       \
+            powers((fe_real *)&old, sizeof(V) / sizeof(fe_real), p);                 \
+            powers((fe_real *)&a, sizeof(V) / sizeof(fe_real), p);                   \
         }                                                                            \
         z += x + shrink * AT(V, w) - (a - old) * per_lr * AT(V, w);                  \
         clipped = CHOOSE(V, I, z > ALL(V, l1), ALL(V, l1), z);                       \
@@ -306,7 +306,7 @@ STEP(ftrl)
 /* w -= lr sign(b1 m + (1 - b1) g);  m = b2 m + (1 - b2) g */
 STEP(lion)
 {
-    const float lr = hyper->learning_rate, b1 = hyper->beta_1, b2 = hyper->beta_2, c1 = 1.0f - b1, c2 = 1.0f - b2;
+    const fe_real lr = hyper->learning_rate, b1 = hyper->beta_1, b2 = hyper->beta_2, c1 = 1.0f - b1, c2 = 1.0f - b2;
 #define BODY(V, I)                                              \
     {                                                           \
         V x = GET(V, g), m = AT(V, s), mixed = b1 * m + c1 * x; \
@@ -324,22 +324,22 @@ STEP(lion)
 /* m and v;  sums: of w^2, of u^2 */
 STEP(lamb_moments)
 {
-    const float eps = hyper->epsilon, scale_m = hyper->scale_m, scale_v = hyper->scale_v;
-    const float c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
+    const fe_real eps = hyper->epsilon, scale_m = hyper->scale_m, scale_v = hyper->scale_v;
+    const fe_real c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
 #define BODY(V, I)                \
     {                             \
         MOMENTS(V);               \
         V u = LAMB_MOVE(V, m, v); \
         LANE(V) += u * u;         \
     }
-    EACH_ROW_THEN(float lane[16] = {0}; sums[0] += dot_rows(w, w, d), sums[1] += sum_of_lanes(lane))
+    EACH_ROW_THEN(fe_real lane[16] = {0}; sums[0] += dot_rows(w, w, d), sums[1] += sum_of_lanes(lane))
 #undef BODY
 }
 
 /* w -= lr u, where m and v have moved before */
 STEP(lamb)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon, scale_m = hyper->scale_m, scale_v = hyper->scale_v;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon, scale_m = hyper->scale_m, scale_v = hyper->scale_v;
 #define BODY(V, I)                                               \
     {                                                            \
         ASK(next_w), ASK(next_s), ASK(next_s + d);               \
@@ -349,16 +349,16 @@ STEP(lamb)
 #undef BODY
 }
 
-FE_INLINE float mean_square(const float *x, size_t d) { return dot_rows(x, x, d) / (float)d; }
+FE_INLINE fe_real mean_square(const fe_real *x, size_t d) { return dot_rows(x, x, d) / (fe_real)d; }
 
 /* r = b2 r + (1 - b2)(mean(g^2) + eps), one number a row;  sums: of r before and after, then of each column's g^2 */
 STEP(adafactor_squares)
 {
-    const float eps = hyper->epsilon, b2 = hyper->beta_2, c2 = 1.0f - b2;
+    const fe_real eps = hyper->epsilon, b2 = hyper->beta_2, c2 = 1.0f - b2;
     (void)rows;
     for (size_t i = 0; i < n; i++) {
-        const float *const g = grads[i];
-        float *const r = states[i];
+        const fe_real *const g = grads[i];
+        fe_real *const r = states[i];
         FE_PREFETCH(states[i + FE_AHEAD_STEP], fe_near);
         sums[0] += *r;
         *r = b2 * *r + c2 * (mean_square(g, d) + eps);
@@ -370,12 +370,12 @@ STEP(adafactor_squares)
 /* Adafactor's u^2, where u = g / sqrt(scale_v r columns[j]) */
 STEP(adafactor_norm)
 {
-    const float *const columns = hyper->columns;
+    const fe_real *const columns = hyper->columns;
     (void)rows;
     for (size_t i = 0; i < n; i++) {
-        const float *const g = grads[i];
-        const float r = hyper->scale_v * states[i][0];
-        float lane[16] = {0};
+        const fe_real *const g = grads[i];
+        const fe_real r = hyper->scale_v * states[i][0];
+        fe_real lane[16] = {0};
         FE_PREFETCH(states[i + FE_AHEAD_STEP], fe_near);
 #define BODY(V, I)                                \
     {                                             \
@@ -391,13 +391,13 @@ STEP(adafactor_norm)
 /* w -= lr u;  sums: of w^2 before and after */
 STEP(adafactor)
 {
-    const float lr = hyper->learning_rate, *const columns = hyper->columns;
+    const fe_real lr = hyper->learning_rate, *const columns = hyper->columns;
 #define BODY(V, I)                                                 \
     {                                                              \
         ASK(next_w);                                               \
         AT(V, w) -= lr * GET(V, g) / SQRT(V, r * GET(V, columns)); \
     }
-    EACH_ROW_THEN(const float r = hyper->scale_v * s[0]; FE_PREFETCH(next_s, near);
+    EACH_ROW_THEN(const fe_real r = hyper->scale_v * s[0]; FE_PREFETCH(next_s, near);
                   sums[0] += dot_rows(w, w, d), sums[1] += dot_rows(w, w, d))
 #undef BODY
 }
@@ -405,7 +405,7 @@ STEP(adafactor)
 /* v = b2 v + (1 - b2)(g^2 + eps);  sum: of g^2 / v */
 STEP(adafactor_vector_squares)
 {
-    const float eps = hyper->epsilon, b2 = hyper->beta_2, c2 = 1.0f - b2;
+    const fe_real eps = hyper->epsilon, b2 = hyper->beta_2, c2 = 1.0f - b2;
 #define BODY(V, I)                                               \
     {                                                            \
         V x = GET(V, g), v = b2 * AT(V, s) + c2 * (x * x + eps); \
@@ -413,14 +413,14 @@ STEP(adafactor_vector_squares)
         AT(V, s) = v;                                            \
         LANE(V) += x * x / v;                                    \
     }
-    EACH_ROW_THEN(float lane[16] = {0}, sums[0] += sum_of_lanes(lane))
+    EACH_ROW_THEN(fe_real lane[16] = {0}, sums[0] += sum_of_lanes(lane))
 #undef BODY
 }
 
 /* w -= lr g / sqrt(v);  sums: of w^2 before and after */
 STEP(adafactor_vector)
 {
-    const float lr = hyper->learning_rate;
+    const fe_real lr = hyper->learning_rate;
 #define BODY(V, I)                                       \
     {                                                    \
         ASK(next_w), ASK(next_s);                        \
@@ -434,8 +434,8 @@ STEP(adafactor_vector)
  * state holds m, then v: FBGEMM's PARTIAL_ROWWISE_ADAM */
 STEP(partial_rowwise_adam)
 {
-    const float lr = hyper->learning_rate * hyper->scale_m, eps = hyper->epsilon, scale_v = hyper->scale_v;
-    const float c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
+    const fe_real lr = hyper->learning_rate * hyper->scale_m, eps = hyper->epsilon, scale_v = hyper->scale_v;
+    const fe_real c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2;
 #define BODY(V, I)                 \
     {                              \
         V m = AT(V, s);            \
@@ -444,15 +444,15 @@ STEP(partial_rowwise_adam)
         AT(V, s) = m;              \
         AT(V, w) -= rate * m;      \
     }
-    EACH_ROW(const float v = s[d] + (mean_square(g, d) - s[d]) * c2;
-             const float rate = lr / (sqrt_float(scale_v * v) + eps); FE_PREFETCH(next_s + d, near); s[d] = v)
+    EACH_ROW(const fe_real v = s[d] + (mean_square(g, d) - s[d]) * c2;
+             const fe_real rate = lr / (sqrt_fe_real(scale_v * v) + eps); FE_PREFETCH(next_s + d, near); s[d] = v)
 #undef BODY
 }
 
 /* w -= rate (LAMB's u + weight_decay w) */
-FE_INLINE void lamb_row(float *w, const float *s, size_t d, const fe_hyper *hyper, float rate)
+FE_INLINE void lamb_row(fe_real *w, const fe_real *s, size_t d, const fe_hyper *hyper, fe_real rate)
 {
-    const float eps = hyper->epsilon, scale_m = hyper->scale_m, scale_v = hyper->scale_v, decay = hyper->weight_decay;
+    const fe_real eps = hyper->epsilon, scale_m = hyper->scale_m, scale_v = hyper->scale_v, decay = hyper->weight_decay;
 #define BODY(V, I) AT(V, w) -= rate * (LAMB_MOVE(V, GET(V, s), GET(V, s + d)) + decay * GET(V, w));
     FE_COLUMNS(BODY)
 #undef BODY
@@ -462,16 +462,16 @@ FE_INLINE void lamb_row(float *w, const float *s, size_t d, const fe_hyper *hype
  * is 0: FBGEMM's LAMB */
 STEP(rowwise_lamb)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon, scale_m = hyper->scale_m, scale_v = hyper->scale_v;
-    const float c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2, decay = hyper->weight_decay;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon, scale_m = hyper->scale_m, scale_v = hyper->scale_v;
+    const fe_real c1 = 1.0f - hyper->beta_1, c2 = 1.0f - hyper->beta_2, decay = hyper->weight_decay;
 #define BODY(V, I)                                    \
     {                                                 \
         MOMENTS(V);                                   \
         V u = LAMB_MOVE(V, m, v) + decay * GET(V, w); \
         LANE(V) += u * u;                             \
     }
-    EACH_ROW_THEN(float lane[16] = {0}, const float norm = sqrt_float(dot_rows(w, w, d));
-                  const float length = sqrt_float(sum_of_lanes(lane));
+    EACH_ROW_THEN(fe_real lane[16] = {0}, const fe_real norm = sqrt_fe_real(dot_rows(w, w, d));
+                  const fe_real length = sqrt_fe_real(sum_of_lanes(lane));
                   lamb_row(w, s, d, hyper, norm == 0 || length == 0 ? lr : lr * (norm / length)))
 #undef BODY
 }
@@ -480,7 +480,7 @@ STEP(rowwise_lamb)
  * m = mu m + rate (g + weight_decay w);  w -= m: FBGEMM's LARS_SGD */
 STEP(rowwise_lars)
 {
-    const float lr = hyper->learning_rate, mu = hyper->momentum, decay = hyper->weight_decay;
+    const fe_real lr = hyper->learning_rate, mu = hyper->momentum, decay = hyper->weight_decay;
 #define BODY(V, I)                                                   \
     {                                                                \
         V m = mu * AT(V, s) + rate * (GET(V, g) + decay * AT(V, w)); \
@@ -488,22 +488,22 @@ STEP(rowwise_lars)
         AT(V, s) = m;                                                \
         AT(V, w) -= m;                                               \
     }
-    EACH_ROW(const float norm = sqrt_float(dot_rows(w, w, d));
-             const float below = sqrt_float(dot_rows(g, g, d)) + decay * norm;
-             const float rate = norm == 0 || below == 0 ? lr : lr * hyper->scale_g * norm / below)
+    EACH_ROW(const fe_real norm = sqrt_fe_real(dot_rows(w, w, d));
+             const fe_real below = sqrt_fe_real(dot_rows(g, g, d)) + decay * norm;
+             const fe_real rate = norm == 0 || below == 0 ? lr : lr * hyper->scale_g * norm / below)
 #undef BODY
 }
 
 /* v = b2 v + (1 - b2) mean(g^2), one number a row;  w -= lr g / (sqrt(v) + eps): FBGEMM's ROWWISE_RMSPROP_AR */
 STEP(rowwise_rmsprop)
 {
-    const float lr = hyper->learning_rate, eps = hyper->epsilon, b2 = hyper->beta_2, c2 = 1.0f - b2;
+    const fe_real lr = hyper->learning_rate, eps = hyper->epsilon, b2 = hyper->beta_2, c2 = 1.0f - b2;
 #define BODY(V, I)                    \
     {                                 \
         ASK(next_w);                  \
         AT(V, w) -= rate * GET(V, g); \
     }
-    EACH_ROW(const float v = b2 * s[0] + c2 * mean_square(g, d); const float rate = lr / (sqrt_float(v) + eps);
+    EACH_ROW(const fe_real v = b2 * s[0] + c2 * mean_square(g, d); const fe_real rate = lr / (sqrt_fe_real(v) + eps);
              FE_PREFETCH(next_s, near); s[0] = v)
 #undef BODY
 }
@@ -515,15 +515,15 @@ enum { NO_X, X_PART, X_SIGN, X_SQRT, X_NORM, X_ROW };
 
 /* The state has `wide` parts with a number for each column, then `narrow` (0 or 1) with one for the row. m and v: their
  * places; terms: how many of `move` count. All but the pointers are constants. */
-FE_INLINE void lapse_row(float *const *rows, float *const *states, size_t d, const fe_hyper *hyper,
+FE_INLINE void lapse_row(fe_real *const *rows, fe_real *const *states, size_t d, const fe_hyper *hyper,
                          const fe_lapse *lapse, const int near, const int x_is, const size_t wide, const size_t narrow,
                          const size_t m, const size_t v, const int terms)
 {
-    float *const w = rows[0], *const s = states[0];
-    const float *const next_w = rows[1], *const next_s = states[1];
-    const float fade = lapse->fade, eps = hyper->epsilon;
-    const float *const move = lapse->move, *const decay = lapse->decay;
-    const float row_root = x_is == X_ROW ? sqrt_float(s[v * d]) : 0;
+    fe_real *const w = rows[0], *const s = states[0];
+    const fe_real *const next_w = rows[1], *const next_s = states[1];
+    const fe_real fade = lapse->fade, eps = hyper->epsilon;
+    const fe_real *const move = lapse->move, *const decay = lapse->decay;
+    const fe_real row_root = x_is == X_ROW ? sqrt_fe_real(s[v * d]) : 0;
     /* x and r are taken before the state decays. */
 #define BODY(V, I)                                                            \
     {                                                                         \
@@ -551,14 +551,14 @@ FE_INLINE void lapse_row(float *const *rows, float *const *states, size_t d, con
     if (narrow) s[wide * d] *= decay[wide];
 }
 
-#define LAPSE(name, ...)                                                                                         \
-    static void FE_NAME(lapse_##name)(float *const *rows, float *const *states, size_t d, const fe_hyper *hyper, \
-                                      const fe_lapse *lapse)                                                     \
-    {                                                                                                            \
-        if (fe_near)                                                                                             \
-            lapse_row(rows, states, d, hyper, lapse, 1, __VA_ARGS__);                                            \
-        else                                                                                                     \
-            lapse_row(rows, states, d, hyper, lapse, 0, __VA_ARGS__);                                            \
+#define LAPSE(name, ...)                                                                                             \
+    static void FE_NAME(lapse_##name)(fe_real *const *rows, fe_real *const *states, size_t d, const fe_hyper *hyper, \
+                                      const fe_lapse *lapse)                                                         \
+    {                                                                                                                \
+        if (fe_near)                                                                                                 \
+            lapse_row(rows, states, d, hyper, lapse, 1, __VA_ARGS__);                                                \
+        else                                                                                                         \
+            lapse_row(rows, states, d, hyper, lapse, 0, __VA_ARGS__);                                                \
     }
 LAPSE(fade, NO_X, 0, 0, 0, 0, 1)
 LAPSE(number, NO_X, 0, 1, 0, 0, 1)

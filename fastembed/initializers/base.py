@@ -83,7 +83,10 @@ def check_seed(seed):
 
 
 class Initializer(serialization.Configurable):
-    """Base class: `fill(table)` writes a float32 matrix in place; calling it makes a new array.
+    """Base class: `fill(table)` writes a table in place; calling it makes a new array.
+
+    Random values are float32 numbers, so a seed gives the same values in tables of float64; constants, and what
+    `Orthogonal` makes of random values, are as exact there as float64 is.
 
     A subclass of yours needs `__call__(shape, dtype=None)`, which returns an array, and `get_config` if its constructor
     takes arguments, as in Keras.
@@ -101,19 +104,20 @@ class Initializer(serialization.Configurable):
     row_wise = True  # False: it fills whole tables only
 
     def __call__(self, shape, dtype=None):
-        """Returns a new float32 array.
+        """Returns a new array.
 
         Args:
             shape: tuple of ints; rows run along the first dimension.
-            dtype: "float32" or None.
+            dtype: "float32", "float64", or None for float32.
 
         Raises:
             TypeError, ValueError: another dtype; no shape, or one that this initializer does not make.
         """
-        if dtype is not None and np.dtype(dtype) != np.float32:
-            raise TypeError(f"`dtype` must be 'float32'. Received: dtype={dtype!r}")
+        name = "float32" if dtype is None else np.dtype(dtype).name
+        if name not in ("float32", "float64"):
+            raise TypeError(f"`dtype` must be 'float32' or 'float64'. Received: dtype={dtype!r}")
         shape = check_shape(shape)
-        array_vd = ops.zeros((shape[0] if shape else 1, math.prod(shape[1:])))
+        array_vd = ops.zeros((shape[0] if shape else 1, math.prod(shape[1:])), name)
         self._write(array_vd, 0, shape)
         return array_vd.reshape(shape)
 
@@ -122,7 +126,7 @@ class Initializer(serialization.Configurable):
 
         Args:
             table_vd: array (rows, d) of a storage dtype, C-contiguous and writeable; a memory map too. Values are those of
-                a float32 table, rounded.
+                a float32 table, rounded where the dtype is smaller.
             first_row: int, the number in the whole table of the first row given.
             num_rows: int, the rows of the whole table, or None where the rows given are its last. What random values
                 row r is made of does not depend on it; how they are scaled may, as in `GlorotUniform`.
@@ -143,7 +147,7 @@ class Initializer(serialization.Configurable):
                 f"`table_vd` must be a whole table for {type(self).__name__}. Received: {rows} of {num_rows} rows"
             )
         shape = (num_rows, table_vd.dim)
-        if table_vd.storage == "float32":
+        if not table_vd.coded:
             self._write(ops.decode(table_vd), first_row, shape)
         elif self.row_wise and type(self)._write is not Initializer._write:
             ops.change(table_vd, lambda values, start: self._write(values, first_row + start, shape))
@@ -158,7 +162,7 @@ class Initializer(serialization.Configurable):
             raise NotImplementedError(f"{type(self).__name__} has no `__call__`")
         if len(table_vd) != shape[0]:
             raise ValueError(f"`table_vd` must be a whole table. Received: {len(table_vd)} of {shape[0]} rows")
-        values = np.asarray(self(shape, dtype="float32"))
+        values = np.asarray(self(shape, dtype=table_vd.dtype.name))
         if values.shape != shape or values.dtype.kind not in "fiub":
             raise ValueError(
                 f"an initializer must return numbers of shape {shape}. Received: {values.dtype} of shape {values.shape}"

@@ -65,7 +65,7 @@ class Constant(Initializer):
         if len(of) > len(shape) or any(n not in (1, m) for n, m in zip(of[::-1], shape[::-1], strict=False)):
             raise ValueError(f"`value` must broadcast to shape {shape}. Received: value of shape {of}")
         if not of or (len(of) == 1 and len(shape) == 2):
-            ops.fill(table_vd, "row", row=np.broadcast_to(value.astype(np.float32), table_vd.shape[1]))
+            ops.fill(table_vd, "row", row=np.broadcast_to(value.astype(table_vd.dtype), table_vd.shape[1]))
         else:
             rows_vd = np.broadcast_to(value, shape)[first_row : first_row + len(table_vd)]
             np.copyto(table_vd.reshape(rows_vd.shape), rows_vd, casting="unsafe")
@@ -173,7 +173,7 @@ class Identity(Initializer):
 
 
 class Function(Initializer):
-    """What `get` makes of a function: calls it with (shape, dtype="float32") and copies what it returns.
+    """What `get` makes of a function: calls it with (shape, dtype=...) and copies what it returns.
 
     The array that the function returns is there beside the table until it is copied.
 

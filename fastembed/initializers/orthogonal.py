@@ -70,7 +70,7 @@ def _orthonormalize(tall_vd, gain):
     """X := gain X R^-1, where X^T X = R^T R.
 
     One round is enough: a normal matrix with twice as many rows as columns has a condition number of about 6, and
-    the sums are taken in float64. So nothing but the rounding to float32 separates the columns from orthonormal ones.
+    the sums are taken in float64. So nothing but the rounding of the table separates the columns from orthonormal ones.
     """
     v, d = tall_vd.shape
     step = max(d, CHUNK // d)

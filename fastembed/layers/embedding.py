@@ -43,9 +43,9 @@ class Embedding:
         mask_zero: bool; `compute_mask` then tells where the ids are not 0.
         input_length: int, a tuple of them (or None), or None: what `compute_output_shape` compares with.
         weights: an array (input_dim, output_dim) to begin with, or a list of one.
-        dtype: the storage dtype of the table, "float32", "float16" or "bfloat16"; look-ups return float32. Or a Keras
-            policy: "mixed_float16" (a float32 table, float16 output), "mixed_bfloat16" (with ml_dtypes),
-            "int8_from_float32" (as after `quantize`).
+        dtype: the storage dtype of the table, "float32", "float16" or "bfloat16", and look-ups return float32; or
+            "float64", with the same initial values, and look-ups return float64. Or a Keras policy: "mixed_float16" (a
+            float32 table, float16 output), "mixed_bfloat16" (with ml_dtypes), "int8_from_float32" (after `quantize`).
         name: str, or None for `embedding`, `embedding_1`, ...
         trainable: bool.
         path: a .npy file for the table to live in (made if missing), or None for memory.
@@ -139,6 +139,7 @@ class Embedding:
             if weights is None:
                 (self.embeddings_initializer or initializers.GlorotUniform()).fill(table.rows)
             else:
+                table.check_numbers(weights, "weights")
                 table.copy_from(weights)
             self._clear_padding(table)
             table.enforce()
@@ -184,9 +185,9 @@ class Embedding:
 
     @staticmethod
     def _check_weights(array, shape):
-        """An array of numbers of this shape."""
+        """An array of numbers of this shape; or of codes, which Table.check_numbers looks at."""
         array = np.asarray(array)
-        if array.shape != shape:
+        if array.shape != shape and array.dtype.names is None:
             raise ValueError(f"`weights` must have shape {shape}. Received: shape {array.shape}")
         if array.dtype.kind not in "fiu" and dtypes.name_of(array.dtype)[0] is None:
             raise ValueError(f"`weights` must be numbers. Received: dtype {array.dtype}")
@@ -262,7 +263,7 @@ class Embedding:
             if hasattr(regularizer, "of_elements"):
                 losses += [float(regularizer(table.current(None))) for table in weights]
             else:
-                losses += [float(regularizer(table.to_float32())) for table in weights]
+                losses += [float(regularizer(table.to_real())) for table in weights]
         return losses
 
     def get_weights(self):
@@ -324,7 +325,7 @@ class Embedding:
         """What `call` computes, flat: the look-up, with LoRA, its activity loss, in the compute dtype."""
         table = self.embeddings
         policy = self._policy
-        if self._lora is None and self.activity_regularizer is None and policy.compute is dtypes.FLOAT32:
+        if self._lora is None and self.activity_regularizer is None and policy.compute is table.rows.real:
             return self._look(table, ids, weights, out)
         result = self._output(ids, weights)
         if out is not None:
@@ -338,7 +339,7 @@ class Embedding:
         return out
 
     def _output(self, ids, weights):
-        """The look-up with LoRA, float32."""
+        """The look-up with LoRA, in the dtype in which the table is stepped."""
         result = self._look(self.embeddings, ids, weights, None)
         if self._lora is not None:
             self._lora.add_to(result, self._look(self._lora.a, ids, weights, None))
@@ -380,14 +381,15 @@ class Embedding:
         shape = self._upstream_shape(ids)
         if upstream.shape != shape:
             raise ValueError(f"`upstream` must have shape {shape}. Received: {upstream.shape}")
+        real = dtypes.real(self._policy.storage)
         if upstream.dtype == self._policy.compute:
-            upstream = upstream.astype(np.float32, copy=False)
-        upstream = ops.check_floats(upstream, shape, "upstream")
+            upstream = upstream.astype(real, copy=False)
+        upstream = ops.check_floats(upstream, shape, "upstream", real)
         if self.activity_regularizer is not None:
             output = self._output(ids, weights)
             batch = self._batch_size(ids, output)
             if batch:
-                upstream = upstream + self._penalty_gradient(self.activity_regularizer, output) / np.float32(batch)
+                upstream = upstream + self._penalty_gradient(self.activity_regularizer, output) / real.type(batch)
         return upstream.reshape(-1, self.output_dim)
 
     def _parts(self, ids, upstream_nd, weights):
@@ -404,7 +406,7 @@ class Embedding:
             raise TypeError(
                 f"a regularizer needs a method `gradient(x)` to train with. Received: {regularizer!r} without it"
             )
-        gradient = np.asarray(regularizer.gradient(array), np.float32)
+        gradient = np.asarray(regularizer.gradient(array), array.dtype)
         return gradient if rows is None else gradient[rows]
 
     def _regularized(self, slices, table):
@@ -413,7 +415,7 @@ class Embedding:
             return slices
         slices = slices.coalesce()
         regularizer, rows_u = self.embeddings_regularizer, slices.indices
-        if table.storage == "float32" or not hasattr(regularizer, "of_elements"):
+        if not table.rows.coded or not hasattr(regularizer, "of_elements"):
             rows = table.current(rows_u if hasattr(regularizer, "rows_gradient") else None)
             penalty_ud = self._penalty_gradient(regularizer, ops.decode(rows), rows_u)
         else:
@@ -424,11 +426,11 @@ class Embedding:
         """The gradient of the table regularizer's loss at every row, as Keras computes it at every step.
 
         Returns:
-            float32 array (input_dim, output_dim), as large as the table; None without an `embeddings_regularizer`.
+            array (input_dim, output_dim), as large as the table; None without an `embeddings_regularizer`.
         """
         if self.embeddings_regularizer is None:
             return None
-        gradient_vd = self._penalty_gradient(self.embeddings_regularizer, self.embeddings.to_float32())
+        gradient_vd = self._penalty_gradient(self.embeddings_regularizer, self.embeddings.to_real())
         if self.padding_idx is not None:
             gradient_vd[self.padding_idx] = 0
         return gradient_vd
@@ -526,13 +528,19 @@ class Embedding:
         return Lora.new(self, self.lora_rank, self.lora_alpha, *made)
 
     def merge_lora(self):
-        """Adds (lora_alpha / rank) A B to the table, in blocks, and ends LoRA: the table trains again."""
+        """Adds (lora_alpha / rank) A B to the table, in blocks, and ends LoRA: the table trains again if it can. One
+        of int8, int4 or int2 is rounded once more."""
         if self._lora is None:
             raise ValueError("`merge_lora` needs `enable_lora` before it. Received: a layer without LoRA")
         with self._table.lock:
-            ops.change(self._table.current(None), self._lora.add_change)
+            rows = self._table.current(None)
+            for block in () if self._trains else ops.blocks(rows):  # all, before the first is written
+                values_vd = ops.decode(rows, block)
+                self._lora.add_change(values_vd, block.start)
+                ops.check_codes(rows, values_vd, block.start)
+            ops.change(rows, self._lora.add_change)
         self._lora = self.lora_rank = self.lora_alpha = None
-        self._table.trainable = self._trainable
+        self._table.trainable = self._trainable and self._trains
 
     def merged_pieces(self, storage):
         """Yields the bytes of the rows that look-ups give, in chunks, in a storage dtype: the table, with LoRA's change
@@ -563,7 +571,7 @@ class Embedding:
             ids, upstream: as in `gradient`.
 
         Returns:
-            (IndexedSlices for A, float32 array (rank, output_dim) for B), in the order of `trainable_weights`.
+            (IndexedSlices for A, array (rank, output_dim) for B), in the order of `trainable_weights`.
 
         Raises:
             ValueError: LoRA is not enabled.

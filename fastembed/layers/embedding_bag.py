@@ -61,10 +61,10 @@ class EmbeddingBag(Embedding):
         Args:
             ids: integers (batch, k), or a `Ragged` of ragged rank 1.
             weights: float32 or float64 in the shape of ids (for a `Ragged` also its flat values), or None.
-            out: float32 array (batch, output_dim) to write to.
+            out: array of `compute_dtype` (batch, output_dim) to write to.
 
         Returns:
-            float32 array (batch, output_dim).
+            array of `compute_dtype` (batch, output_dim).
 
         Raises:
             IndexError: an id outside [0, input_dim), with its position.
@@ -122,7 +122,7 @@ class EmbeddingBag(Embedding):
         return ops.parts_checked(ids_n, upstream_nd, splits_b1, weights_n, self.combiner, self._skipped, argmax_bd)
 
     def weights_gradient(self, ids, upstream, weights):
-        """The gradient of the per-sample weights: float32, flat for a `Ragged`, else in the shape of ids."""
+        """The gradient of the per-sample weights, flat for a `Ragged`, else in the shape of ids."""
         ids_n, splits_b1, weights_n, shape = self._bags(ids, weights)
         upstream_bd = self._upstream(ids, upstream, weights)
 

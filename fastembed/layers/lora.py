@@ -22,7 +22,7 @@ def check_alpha(value):
 
 
 class Lora:
-    """(alpha / rank) A B, with tables A (v, rank) and B (rank, d)."""
+    """(alpha / rank) A B, with tables A (v, rank) and B (rank, d) of float32."""
 
     def __init__(self, a, b, alpha):
         self.a, self.b, self.alpha = a, b, alpha
@@ -51,7 +51,7 @@ class Lora:
 
     def add_to(self, output, looked_up):
         """Adds to an output of W the same look-up in A, times B; both (..., d) and (..., rank)."""
-        output += looked_up @ (self.scale * self.b.numpy())
+        output += np.matmul(looked_up, self.scale * self.b.numpy(), dtype=output.dtype)
 
     def gradients(self, upstream_nd, looked_up_nr):
         """The upstream gradient of the look-up in A (n, rank), and the gradient of B (rank, d)."""
@@ -64,4 +64,5 @@ class Lora:
         step = max(1, _BLOCK // values_vd.shape[1])
         for start in range(0, len(values_vd), step):
             block = values_vd[start : start + step]
-            block += self.a.numpy()[first_row + start : first_row + start + len(block)] @ scaled_b
+            rows_nr = self.a.numpy()[first_row + start : first_row + start + len(block)]
+            block += np.matmul(rows_nr, scaled_b, dtype=block.dtype)

@@ -10,6 +10,8 @@ import numpy as np
 from fastembed import ops
 from fastembed.optimizers.base import Optimizer
 
+_STATES_SUMMED, _ROWS_SUMMED = 16, 1024  # steps from one sum over states or rows that are rounded to the next
+
 
 class Adafactor(Optimizer):
     """With beta_2 = 1 - t^beta_2_decay, and rms() the root of the mean of squares over the whole table:
@@ -81,12 +83,21 @@ class Adafactor(Optimizer):
             own |= {"r_sum": 0.0, "c": np.zeros(rows.dim)}
         return own
 
-    def refresh(self, rows, own):
-        own["w_squares"] = ops.sums(rows)[1]
+    def refresh(self, kept):
+        kept.own["w_squares"] = ops.sums(kept.rows)[1]
+
+    def settle(self, kept):
+        # Sums that are kept up to date step by step drift away from numbers that are rounded.
+        counted = "r_sum" in kept.own and self.untouched != "catch_up"  # else it is never a sum of what is kept
+        if counted and self.state_dtype != "float32" and kept.rounded % _STATES_SUMMED == 0:
+            kept.own["r_sum"] = ops.sums(ops.rows_of(kept.state_vs))[0]
+        if kept.rows.storage != "float32" and kept.rounded % _ROWS_SUMMED == 0:
+            kept.pay(None)
+            self.refresh(kept)
 
     def hyper(self, t, rate):
         # 1 - beta_2 falls with t, so the rounding of beta_2 is seen: it is Keras's.
-        beta_2 = float(np.float32(1 - t**self.beta_2_decay))
+        beta_2 = self.rounded(1 - t**self.beta_2_decay)
         return {"learning_rate": min(rate, 1 / math.sqrt(t)), "beta_2": beta_2, "epsilon": self.epsilon_1}
 
     def passes(self, t, rate, own, all_rows):
@@ -103,7 +114,7 @@ class Adafactor(Optimizer):
                 own["r_sum"] = beta_2 * before + (1 - beta_2) * added
             own["c"][:] = beta_2 * own["c"] + (1 - beta_2) * (np.array(columns) / rows + self.epsilon_1)
             hyper["scale_v"] = rows / own["r_sum"] if own["r_sum"] > 0 else 1.0
-            hyper["columns"] = own["c"].astype(np.float32)
+            hyper["columns"] = own["c"].astype(self.real)
             (u_squares,) = yield "adafactor_norm", hyper
         else:
             (u_squares,) = yield "adafactor_vector_squares", hyper

@@ -28,7 +28,7 @@ class Moments(Optimizer):
 
     def corrections(self, t):
         """1 / (1 - beta_1^t) and 1 / (1 - beta_2^t), with the betas as the step rounds them."""
-        return tuple(1 / (1 - float(np.float32(beta)) ** t) for beta in (self.beta_1, self.beta_2))
+        return tuple(1 / (1 - self.rounded(beta) ** t) for beta in (self.beta_1, self.beta_2))
 
     def hyper(self, t, rate):
         scale_m, scale_v = self.corrections(t)
@@ -39,9 +39,9 @@ class Moments(Optimizer):
 
     def drift(self, t, rate, n_k1, r_p):
         hyper = self.hyper(t, rate)
-        root = math.sqrt(hyper["scale_v"]) * self.rounded("beta_2") ** (self.fade * n_k1)
+        root = math.sqrt(hyper["scale_v"]) * self.rounded(self.beta_2) ** (self.fade * n_k1)
         below = np.maximum(root * r_p + (1 - r_p), 1e-300)  # 0 at r = 1, after very many steps
-        return hyper["learning_rate"] * hyper["scale_m"] * self.rounded("beta_1") ** n_k1 / below
+        return hyper["learning_rate"] * hyper["scale_m"] * self.rounded(self.beta_1) ** n_k1 / below
 
 
 class Adam(Moments):
@@ -174,22 +174,24 @@ class Nadam(Moments):
     """
 
     legacy_decay = 0.004
-    _product = (0, 1.0)  # t, U_t: the last one that was asked for
+    _product = (0, 1.0, None)  # t, U_t, the dtype of the step: the last one that was asked for
 
     def step(self, ndim=2):
         return "nadam"
 
     def _u(self, t):
-        return float(np.float32(self.beta_1)) * (1 - 0.5 * 0.96**t)
+        return self.rounded(self.beta_1) * (1 - 0.5 * 0.96**t)
 
     def _u_product(self, t):
-        start, product = self._product if self._product[0] <= t else (0, 1.0)
+        start, product, real = self._product
+        if start > t or real != self.real:
+            start, product = 0, 1.0
         for i in range(start + 1, t + 1):
             product *= self._u(i)
             if product < 1e-30:  # 1 - U_t is 1
                 product = 0.0
                 break
-        self._product = (t, product)
+        self._product = (t, product, self.real)
         return product
 
     def hyper(self, t, rate):

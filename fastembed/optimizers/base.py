@@ -28,8 +28,8 @@ class Optimizer(serialization.Configurable):
     """Base class of the optimizers.
 
     A gradient is an `IndexedSlices` or a dense float array of the variable's shape; a variable is a `Table`, or a
-    C-contiguous NumPy array of float32, bfloat16 or float16 of any rank, which is updated in place. A row that occurs several times takes one
-    step with the summed gradient.
+    C-contiguous NumPy array of float32, float64, bfloat16 or float16 of any rank, which is updated in place. A row that
+    occurs several times takes one step with the summed gradient, in float32; that of a float64 variable in float64.
 
     All take these arguments besides their own:
 
@@ -49,9 +49,10 @@ class Optimizer(serialization.Configurable):
             row-sparse.
         on_nonfinite: what happens where a gradient has an infinite number or NaN; nothing is written. "raise": a
             ValueError. "skip": the call does not count, except in `skipped`.
-        state_dtype: the storage dtype of the state: "float32"; "bfloat16", of half the size; or, where the state is a
-            momentum alone (SGD, Lion, RowwiseLARS), "int8" with a scale for each row, of a quarter.
-        rounding: how rows and states that are not float32 are rounded after a step. "stochastic": up or down, with a
+        state_dtype: the storage dtype of the state: "float32" (float64 for a float64 variable); "bfloat16", of half the
+            size; or, where the state is a momentum alone (SGD, Lion, RowwiseLARS), "int8" with a scale for each row, a
+            quarter of it.
+        rounding: how rows and states of less than 32 bits are rounded after a step. "stochastic": up or down, with a
             probability that makes the mean exact, so that small changes are not lost. "nearest".
         rounding_seed: int, what stochastic rounding depends on, besides the step, the row and the column.
         name: str.
@@ -92,7 +93,7 @@ class Optimizer(serialization.Configurable):
         self._excluded = (set(), None)  # from weight decay: ids of variables, a pattern of names
         self._variables = {}  # what is kept of each, by id(variable)
         self._held = {}  # the variables themselves
-        self._hyper = None  # the hyperparameters of the step that is being taken
+        self._hypers = {}  # the hyperparameters of the step that is being taken, by `real`
         self._lock = Lock()
 
     def __getstate__(self):
@@ -118,6 +119,7 @@ class Optimizer(serialization.Configurable):
     at_rest = "weights"
     idle = True  # but it changes nothing of a row that was never touched
 
+    real = dtypes.FLOAT32  # the dtype in which the variable at hand is stepped
     plan = None  # what history.plan gave, and for which config
     most_replayed = 2**31 - 1  # how many of the steps that a row has missed make a difference: the last ones
 
@@ -146,17 +148,20 @@ class Optimizer(serialization.Configurable):
         """How many passes over the rows a step takes, for a variable of so many dimensions."""
         return 1
 
-    def refresh(self, rows, own):
+    def refresh(self, kept):
         """The rows were changed by something else than passes(): brings what begin() made up to date."""
+
+    def settle(self, kept):
+        """After a step whose rows or states were rounded, which passes() does not see: mends what begin() made."""
 
     def passes(self, t, rate, own, all_rows):
         """Yields (step, hyper) for each pass over the rows of a step, and is sent the sums of that pass. own: what
         begin() gave for the variable, to be kept up to date. all_rows: whether rows without a gradient decay."""
-        yield self.step(), self._hyper
+        yield self.step(), self._hypers[self.real]
 
-    def rounded(self, name):
-        """An argument as steps take it, rounded to float32: for `drift`."""
-        return float(np.float32(getattr(self, name)))
+    def rounded(self, value):
+        """A number as the step of the variable at hand takes it."""
+        return float(self.real.type(value))
 
     def decays(self):
         """What steps without a gradient multiply each part of the state by, in order; None: there is no closed form."""
@@ -228,7 +233,8 @@ class Optimizer(serialization.Configurable):
         return {**parts, "average": self.average(variable)} if self.use_ema else parts
 
     def average(self, variable):
-        """The running average of a variable (`use_ema`): float32 in its shape, up to date, the memory itself."""
+        """The running average of a variable (`use_ema`): floats in its shape, up to date, the memory itself; of
+        halves, as steps made them, before they were rounded."""
         if not self.use_ema:
             raise ValueError("`average` needs use_ema=True. Received: use_ema=False")
         kept = self._known(variable)
@@ -241,7 +247,7 @@ class Optimizer(serialization.Configurable):
             kept = self._known(variable)
             with self.held([variable]):
                 kept.overwrite(kept.average_rows(self.calls, self.ema_momentum))
-                self.refresh(kept.rows, kept.own)
+                self.refresh(kept)
 
     def catch_up(self, variable=None):
         """All rows of a variable (None: of all) take the steps that they have missed; nothing to do unless
@@ -406,7 +412,7 @@ class Optimizer(serialization.Configurable):
             if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
                 for kept in self._variables.values():
                     kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
-                    self.refresh(kept.rows, kept.own)
+                    self.refresh(kept)
             self.calls += 1
             return None
 
@@ -417,7 +423,9 @@ class Optimizer(serialization.Configurable):
         for kept in known:
             if kept.weight_decay * rate >= 1:
                 raise ValueError(f"`weight_decay` times `learning_rate` must be below 1. Received: {self!r}")
-        self._hyper = self.hyper(t, rate)
+        for real in {kept.rows.real for kept in known} or {dtypes.FLOAT32}:
+            self.real = real
+            self._hypers[real] = self.hyper(t, rate)
         return t, rate
 
     def _step(self, work, factors, t, rate):
@@ -428,11 +436,13 @@ class Optimizer(serialization.Configurable):
         ]
         results = [None] * len(work)
         for kept, _, _ in work:
-            kept.rounding = self.rounding_of(kept, t)
+            kept.rounded += 1
+            kept.rounding = self.rounding_of(kept)
         for turn in range(max([kept.num_passes for kept, _, _ in work], default=0)):
             these = [i for i, (kept, _, _) in enumerate(work) if turn < kept.num_passes]
             updates = []
             for i in these:
+                self.real = work[i][0].rows.real
                 step, hyper = passes[i].send(results[i])
                 if turn == 0:
                     work[i][0].hyper = hyper
@@ -440,6 +450,7 @@ class Optimizer(serialization.Configurable):
             for i, sums in zip(these, ops.run(updates), strict=True):
                 results[i] = sums
         for i, (kept, _, _) in enumerate(work):
+            self.real = kept.rows.real
             with contextlib.suppress(StopIteration):
                 passes[i].send(results[i])
             kept.looked = None
@@ -449,16 +460,18 @@ class Optimizer(serialization.Configurable):
                     kept.pay(None)
                     kept.forget(None)  # frozen rows do not pay
                     kept.history.forget()
+            if kept.rounds:
+                self.settle(kept)
             if kept.constraint is not None:
                 if kept.row_constraint is None:
                     kept.project()
-                self.refresh(kept.rows, kept.own)
+                self.refresh(kept)
 
-    def rounding_of(self, kept, t):
-        """How the rows of a variable are rounded in step t; None: to the nearest."""
+    def rounding_of(self, kept):
+        """How the rows of a variable are rounded in its last step; None: to the nearest."""
         if self.rounding == "nearest" or not kept.rounds:
             return None
-        return ops.Rounding(self.rounding_seed + kept.number * _GOLDEN, t)
+        return ops.Rounding(self.rounding_seed + kept.number * _GOLDEN, kept.rounded)
 
     def _update(self, kept, gradient, groups, step, hyper, factor, turn, t, rate):
         """Pass number `turn` over the rows of a variable, for `ops.run`. What comes before the step comes in the first,
@@ -549,16 +562,17 @@ def _check_variable(variable):
 
 
 def _check_gradient(gradient, variable):
-    """A row-sparse gradient as Parts, or a dense one as a float32 matrix."""
+    """A row-sparse gradient as Parts, or a dense one as a matrix, in the dtype in which the variable is stepped."""
+    real = dtypes.real(variable.dtype.name)
     if isinstance(gradient, IndexedSlices):
         if tuple(variable.shape) != gradient.dense_shape:
             raise ValueError(
                 f"a gradient must have its variable's shape, {tuple(variable.shape)}. Received: {gradient!r}"
             )
-        return gradient.parts
+        return ops.parts_as(gradient.parts, real)
     if gradient is None:
         raise ValueError("a gradient must be an IndexedSlices or an array. Received: None")
-    return matrix_of(ops.check_floats(gradient, variable.shape, "gradient"))
+    return matrix_of(ops.check_floats(gradient, variable.shape, "gradient", real))
 
 
 def _group(gradients, variables):

@@ -1,7 +1,7 @@
 """History: the steps of one variable, for rows that catch up with them later (untouched="catch_up").
 
-May import: ops. Do not break: a row that has caught up with step t is what dense updates would have made of it: to the
-bit where steps are replayed, within `TOLERANCE` of its way where they are leaped in closed form.
+May import: ops, dtypes. Do not break: a row that has caught up with step t is what dense updates would have made of it:
+to the bit where steps are replayed, within `TOLERANCE` of its way where they are leaped in closed form.
 
 In a step without a gradient most optimizers multiply the parts of the state by constants, and move a row by x f(r),
 where x and r come from the state (fe_lapse in _rows/rows.h) and f changes from step to step. The sum of f over the
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastembed import ops
+from fastembed import dtypes, ops
 
 TOLERANCE = 1e-6  # of the way that a row has moved
 _TERMS = 6
@@ -25,7 +25,7 @@ _NODES_P = (0.5 - 0.5 * np.cos(math.pi * (np.arange(_TERMS) + 0.5) / _TERMS))[No
 _TO_TERMS_PP = np.linalg.inv(np.vander(_NODES_P[0], increasing=True)).T
 _NEGLIGIBLE = 2.0**-32  # of the first drift: rows move no further
 _FARTHEST = 1 << 14  # steps that a row may drift for, to be leaped
-_CAPACITY = {True: 1 << 20, False: 1 << 14}  # lines (leaped: 64 bytes, replayed: 56) before all rows catch up
+_CAPACITY = {True: 1 << 20, False: 1 << 14}  # lines (leaped: 64 bytes, replayed: 56 or 112) before all rows catch up
 
 
 class Plan(NamedTuple):
@@ -69,7 +69,9 @@ def _plan_of(optimizer):
     """plan(), which takes a tenth of a second, made once for an optimizer of many tables."""
     own = optimizer.settings()
     if optimizer.plan is None or optimizer.plan[0] != own:
+        real, optimizer.real = optimizer.real, dtypes.FLOAT32  # one plan, whichever variable comes first
         optimizer.plan = own, plan(optimizer)
+        optimizer.real = real
     return optimizer.plan[1]
 
 
@@ -82,17 +84,19 @@ class History:
         num_rows: rows of the variable.
         weight_decay: float, the optimizer's for this variable; 0: none.
         replayed: True where missed steps must be taken one after the other.
+
+    The optimizer's `real` is the dtype in which the variable is stepped.
     """
 
     def __init__(self, optimizer, step, num_rows, weight_decay, replayed):
-        self.step, self.weight_decay = step, weight_decay
+        self.step, self.weight_decay, self.real = step, weight_decay, optimizer.real
         self.last_v = np.zeros(num_rows, np.int32)
         self.now = 0
         self.idle = optimizer.idle and not weight_decay
         self.plan = REPLAY if replayed else _plan_of(optimizer)
         self.most = optimizer.most_replayed
-        self.decays = tuple(float(np.float32(decay)) for decay in optimizer.decays() or ())  # as steps take them
-        self.powers = ops.powers(self.decays)
+        self.decays = tuple(map(optimizer.rounded, optimizer.decays() or ()))
+        self.powers = ops.powers(self.decays, self.real)
         self.t = optimizer.iterations  # the optimizer's number of the last step
         self._begin()
 
@@ -100,7 +104,7 @@ class History:
         """Room for the lines of steps to come."""
         self.first = self.now
         self.leaped = self.t + 1 >= self.plan.leap_from
-        self.lines = np.zeros((256, 8), np.float64) if self.leaped else np.zeros((256, 14), np.float32)
+        self.lines = np.zeros((256, 8), np.float64) if self.leaped else np.zeros((256, 14), self.real)
 
     def replay_only(self):
         """Before the first step: missed steps will be replayed."""

@@ -18,7 +18,7 @@ _BOUND = ("_variable", "rows", "state_rows")  # what bind() sets
 
 
 class Kept:
-    """What an optimizer keeps of a variable under training: the state of its rows (a float32 row for each), and what
+    """What an optimizer keeps of a variable under training: the state of its rows (a row for each), and what
     else steps need of it. For its table it is the debt: the steps that rows have not taken yet. So the table holds it,
     and it holds the table weakly (the optimizer does so for good): memory is free as soon as nobody needs it."""
 
@@ -26,6 +26,7 @@ class Kept:
         """number: its place among the variables of the optimizer."""
         self.state_vs = None
         self.bind(variable)
+        optimizer.real = self.rows.real
         self.number = number
         self.name = getattr(variable, "name", "")
         self.ndim = 2 if isinstance(variable, Table) else variable.ndim
@@ -33,7 +34,7 @@ class Kept:
         self.num_passes = optimizer.num_passes(self.ndim)
         self.parts = ops.state_parts(self.step, self.rows.dim)
         ops.check_state_dtype(self.step, optimizer.state_dtype)
-        self.state_vs = _new_state(len(self.rows), self.parts, optimizer.initial(), optimizer.state_dtype)
+        self.state_vs = _new_state(len(self.rows), self.parts, optimizer.initial(), self._state_dtype(optimizer))
         self.bind(variable)
         self.weight_decay = optimizer.decay_of(self)
         self.own = optimizer.begin(self.rows, self.ndim, self.weight_decay)
@@ -47,13 +48,23 @@ class Kept:
         self.hyper = {}  # of its last step
         self.looked = None  # the Parts of the last look-up that came here, and their groups
         self.paid = 0  # the step with which all rows have caught up
-        self.rounding = None  # how rows were rounded in the last step, as `ops` takes it
+        self.rounded = 0  # its steps: rows that missed some know the number of each
+        self.rounding = None  # how rows were rounded in the last one, as `ops` takes it
 
     def bind(self, variable):
         """Belongs to this variable from now on."""
         self._variable = weakref.ref(variable)
         self.rows = variable.rows if isinstance(variable, Table) else ops.rows_of(matrix_of(variable), "variable")
         self.state_rows = None if self.state_vs is None else ops.rows_of(self.state_vs)
+
+    def _state_dtype(self, optimizer):
+        if self.rows.storage != "float64":
+            return optimizer.state_dtype
+        if optimizer.state_dtype != "float32":
+            raise ValueError(
+                f"`state_dtype` must be 'float32' where a variable and its state are float64. Received: {optimizer!r}"
+            )
+        return "float64"
 
     @property
     def variable(self):
@@ -65,9 +76,8 @@ class Kept:
 
     @property
     def rounds(self):
-        """Whether rows or their states are not float32."""
-        storages = {rows.storage for rows in (self.rows, self.state_rows) if rows is not None}
-        return storages != {"float32"}
+        """Whether rows or their states are stored as something else than what steps are taken in."""
+        return any(rows.coded for rows in (self.rows, self.state_rows) if rows is not None)
 
     @property
     def constraint(self):
@@ -124,7 +134,7 @@ class Kept:
         history = self.history
         if history is None or history.now == self.paid or 0 in self.rows.shape:
             return
-        groups = None if look is None else ops.group_look(look, len(self.rows))
+        groups = None if look is None else ops.group_look(look, self.rows)
         if look is not None and groups is None:  # an id is no row: the look-up says so
             return
         how = {"constraint": self.row_constraint, "missed": history.missed(), "everywhere": look is None}
@@ -193,7 +203,7 @@ class Kept:
     def add_pending(self, gradient, groups, factor):
         """Adds a gradient, times `factor`, to those that wait."""
         if isinstance(gradient, np.ndarray):
-            waiting, self.pending = self.pending, gradient * np.float32(factor)
+            waiting, self.pending = self.pending, gradient * gradient.dtype.type(factor)
             if isinstance(waiting, np.ndarray):
                 self.pending += waiting
             for rows_u, values_ud in waiting if isinstance(waiting, list) else ():
@@ -201,7 +211,7 @@ class Kept:
         else:
             rows_u, values_ud = ops.reduce(gradient, groups)
             if factor != 1:
-                values_ud *= np.float32(factor)
+                values_ud *= values_ud.dtype.type(factor)
             if isinstance(self.pending, np.ndarray):
                 self.pending = self.pending.copy()  # what waited until now stays as it was
                 self.pending[rows_u] += values_ud
@@ -228,7 +238,7 @@ class Kept:
     def snapshot(self):
         """(numbers, arrays) for a checkpoint, by name: all else that it keeps."""
         numbers = {"weight_decay": self.weight_decay, "own": _numbers(self.own), "hyper": _numbers(self.hyper)}
-        numbers["number"], numbers["rounded"] = self.number, self.rounding and self.rounding.step
+        numbers["number"], numbers["rounded"] = self.number, self.rounded
         arrays = {f"hyper.{name}": array for name, array in self.hyper.items() if isinstance(array, np.ndarray)}
         if self.history is not None:
             numbers["history"], arrays["lines"] = self.history.snapshot()
@@ -253,18 +263,19 @@ class Kept:
             raise ValueError(f"{type(optimizer).__name__} must keep of a variable what it kept. Received: {numbers}")
         new = copy.copy(self)
         new.bind(self.variable)
-        new.paid, new.number = 0, int(numbers["number"])
-        rounded = numbers["rounded"]
-        new.rounding = None if rounded is None else optimizer.rounding_of(new, int(rounded))
+        new.paid = 0
+        new.number, new.rounded = _count(numbers, "number"), _count(numbers, "rounded")
+        new.rounding = optimizer.rounding_of(new)
         new.own = {**self.own, **_numbers(numbers["own"])}
         new.hyper = _numbers(numbers["hyper"])
         for name in arrays:
             if name.startswith("hyper."):
-                _check_array(arrays[name], self.rows.shape[1:], np.float32)
+                _check_array(arrays[name], self.rows.shape[1:], self.rows.real)
                 new.hyper[name.removeprefix("hyper.")] = np.array(arrays[name])
         if self.history is not None:
             # Whether its rows have learning rates of their own is in the checkpoint, too.
             replayed = self.row_constraint is not None
+            optimizer.real = self.rows.real
             history = History(optimizer, self.history.step, len(self.rows), self.weight_decay, replayed)
             history.last_v = self.history.last_v
             new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"])
@@ -275,20 +286,26 @@ class Kept:
         if sizes is None and "pending" not in arrays:
             return None
         if sizes is None:
-            _check_array(arrays["pending"], self.rows.shape, np.float32)
+            _check_array(arrays["pending"], self.rows.shape, self.rows.real)
             return np.array(arrays["pending"])
         rows_n, values_nd = np.array(arrays["pending.rows"]), np.array(arrays["pending.values"])
         _check_array(rows_n, (sum(sizes),), np.int64)
-        _check_array(values_nd, (sum(sizes), self.rows.dim), np.float32)
+        _check_array(values_nd, (sum(sizes), self.rows.dim), self.rows.real)
         if min(sizes) < 0 or rows_n.min(initial=0) < 0 or rows_n.max(initial=-1) >= len(self.rows):
             raise ValueError("gradients that wait must belong to rows of the variable. Received: others")
         ends = np.cumsum(sizes)[:-1]
         return list(zip(np.split(rows_n, ends), np.split(values_nd, ends), strict=True))
 
 
+def _count(numbers, name):
+    if type(numbers[name]) is not int or not 0 <= numbers[name] < 2**62:
+        raise ValueError(f"{name!r} of a variable must be a whole number. Received: {numbers[name]!r}")
+    return numbers[name]
+
+
 def _check_array(array, shape, dtype):
     if array.shape != shape or array.dtype != dtype:
-        raise ValueError(f"an array must be {dtype.__name__} of shape {shape}. Received: {array.dtype} {array.shape}")
+        raise ValueError(f"an array must be {np.dtype(dtype)} of shape {shape}. Received: {array.dtype} {array.shape}")
 
 
 def _numbers(kept):
@@ -301,7 +318,7 @@ def _new_state(num_rows, parts, initial, dtype):
     """A row of state for each row, or None. All threads touch the pages now, so that no step pays for it."""
     if not parts:
         return None
-    row_s = np.zeros(max(part.stop for part in parts.values()), np.float32)
+    row_s = np.zeros(max(part.stop for part in parts.values()))
     for name, part in parts.items():
         row_s[part] = initial.get(name, 0)
     state_vs = ops.zeros((num_rows, len(row_s)), dtype)

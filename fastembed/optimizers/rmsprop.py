@@ -47,7 +47,7 @@ class RMSprop(Optimizer):
         return (self.rho, *[self.momentum] * (self.momentum > 0), *[self.rho] * self.centered)
 
     def drift(self, t, rate, n_k1, r_p):
-        return self.rounded("momentum") ** n_k1  # x is m, which has the rate in it
+        return self.rounded(self.momentum) ** n_k1  # x is m, which has the rate in it
 
 
 class Adadelta(Optimizer):

@@ -160,7 +160,7 @@ class RowwiseLARS(Optimizer):
         return None if self.weight_decay else (self.momentum,)
 
     def drift(self, t, rate, n_k1, r_p):
-        return self.rounded("momentum") ** n_k1  # x is m, which has the rate in it
+        return self.rounded(self.momentum) ** n_k1  # x is m, which has the rate in it
 
 
 class RowwiseRMSprop(Optimizer):

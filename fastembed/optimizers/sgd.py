@@ -41,4 +41,4 @@ class SGD(Optimizer):
         return (self.momentum,) if self.momentum else ()
 
     def drift(self, t, rate, n_k1, r_p):
-        return -(self.rounded("momentum") ** (n_k1 + self.nesterov))  # x is m, which has the rate in it
+        return -(self.rounded(self.momentum) ** (n_k1 + self.nesterov))  # x is m, which has the rate in it
