@@ -219,7 +219,7 @@ class Checkpoint:
 def _check_layer(layer):
     """A layer, a table, or an array that can be trained."""
     if isinstance(layer, np.ndarray):
-        if _dtype_name(layer) not in dtypes.PLAIN or not layer.flags.c_contiguous:
+        if dtypes.name_of(layer.dtype)[0] not in dtypes.PLAIN or not layer.flags.c_contiguous:
             raise ValueError(
                 f"`layers` must have arrays that are {' or '.join(dtypes.PLAIN)}, and C-contiguous. Received: "
                 f"{_describe(layer)}, strides {layer.strides}"

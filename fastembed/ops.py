@@ -753,10 +753,10 @@ class Update(NamedTuple):
     """One pass over rows of one variable, for `run`.
 
     table (an array or `Rows`), gradient (Parts, or an array that has every row; None with groups: their rows only catch
-    up), step (None: none), hyper, state, groups, constraint: as update() takes them; a hyper may have "columns", an array (d,).
-    everywhere: rows without a gradient step too. factor, limit: summed gradients are multiplied and cut off. fade:
-    w -= fade w before the step. scales: (v,) of `real`, by which the learning rate of each row is multiplied, 0: the
-    row is left out. missed: Missed. average: Average. rounding: Rounding, None: to the nearest.
+    up), step (None: none), hyper, state, groups, constraint: as update() takes them; a hyper may have "columns", an
+    array (d,). everywhere: rows without a gradient step too. factor, limit: summed gradients are multiplied and cut
+    off. fade: w -= fade w before the step. scales: (v,) of `real`, by which the learning rate of each row is
+    multiplied, 0: the row is left out. missed: Missed. average: Average. rounding: Rounding, None: to the nearest.
     """
 
     table: np.ndarray

@@ -1170,7 +1170,7 @@ def test_wrong_dtypes(case):
         lambda: ops.update(table, ops.parts([1], np.ones((1, 2), np.float32)), "sgd", {}),
         lambda: Table.wrap(table),
     ):
-        with pytest.raises(TypeError, match=r"must have a dtype of \['float32', 'float64', 'bfloat16', 'float16', 'int8'"):
+        with pytest.raises(TypeError, match=r"must have a dtype of \['float32', 'float64', 'bfloat16', 'float16'"):
             call()
     with pytest.raises((TypeError, ValueError)):
         optimizers.SGD().apply([np.ones(table.shape)], [table])
@@ -1192,10 +1192,9 @@ def test_wrong_layouts(storage):
     ):
         with pytest.raises((TypeError, ValueError), match=REFUSED):
             call()
-    for dtype in ("float8", "int16", "uint16", "complex64", None, 3, None.__class__, np.int8 if storage == "int4" else "bf16"):
-        if dtype is not np.int8:
-            with pytest.raises(TypeError, match="`dtype` must be one of"):
-                Table((3, 2), dtype)
+    for dtype in ("float8", "bf16", "int16", "uint16", "complex64", None, 3, type(None)):
+        with pytest.raises(TypeError, match="`dtype` must be one of"):
+            Table((3, 2), dtype)
 
 
 @every_int

@@ -582,7 +582,7 @@ def no_storage(fact):
     "dtypes of tables",
     "every float and int",
     "every float; int8 and int4 by quantization",
-    "float32, float16 and bfloat16; int8, int4 and int2 by quantization; else TypeError",
+    "float64, float32, float16 and bfloat16; int8, int4 and int2 by quantization; else TypeError",
     layer_configs=no_storage,
     calls=no_storage,
     losses=no_storage,
