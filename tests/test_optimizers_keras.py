@@ -71,8 +71,8 @@ def train_keras(name, arguments, start, gradients):
     """Keras's: the same, from the dense gradients."""
     optimizer, variables = getattr(keras.optimizers, name)(**arguments), [keras.Variable(array) for array in start]
     for of_step in gradients:
-        dense = [g.to_dense() if isinstance(g, IndexedSlices) else g.astype(np.float32) for g in of_step]
-        optimizer.apply([keras.ops.convert_to_tensor(gradient) for gradient in dense], variables)
+        dense = [g.to_dense() if isinstance(g, IndexedSlices) else g for g in of_step]
+        optimizer.apply([keras.ops.convert_to_tensor(g, "float32") for g in dense], variables)
     return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 

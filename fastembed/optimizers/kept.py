@@ -198,7 +198,8 @@ class Kept:
         self.constraint.project(values_vd)
         if before is not None:
             values_vd[frozen] = before
-        ops.encode(self.rows, values_vd)
+        if self.rows.coded:
+            ops.encode(self.rows, values_vd)
 
     def add_pending(self, gradient, groups, factor):
         """Adds a gradient, times `factor`, to those that wait."""
