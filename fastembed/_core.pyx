@@ -1888,6 +1888,24 @@ def count_unique(Groups groups not None):
     return groups.unique
 
 
+def touched(Groups groups not None, int64_t[::1] rows_n not None):
+    """Writes the rows that occur in the groups to the begin of rows_n, rising; returns how many they are."""
+    cdef Update u
+    cdef int64_t k, row, last = -1, unique = 0
+    if rows_n.shape[0] < groups.sort.kept:
+        raise ValueError("`rows_n` is too short")
+    u.sort = &groups.sort
+    with nogil:
+        for k in range(groups.sort.kept):
+            row = row_at(&u, k)
+            if row != last:
+                rows_n[unique] = row
+                unique += 1
+                last = row
+    groups.unique = unique
+    return unique
+
+
 def reduce(Groups groups not None, const fe_real[:, ::1] upstream_bd not None, const fe_real[::1] weights_n,
            const int32_t[:, ::1] arg_bd, int64_t[::1] rows_u not None, fe_real[:, ::1] values_ud not None,
            int num_threads):
@@ -2143,6 +2161,7 @@ cdef struct Fill:
     double p_span
     int kind
     const fe_real *values
+    const int64_t *numbers        # of the rows; NULL: row, row + 1, ...
     int64_t step
     int64_t next
 
@@ -2153,31 +2172,41 @@ cdef enum:
 UNIFORM, NORMAL, ROW = 0, 1, 2
 
 
+cdef inline void fill_rows(const Fill *fill, int64_t first, uint64_t row, int64_t count) noexcept nogil:
+    """Fills rows from `first` on; they have the numbers row, row + 1, ..."""
+    cdef fe_real *out = fill.out + first * fill.d
+    cdef const fe_real *pointers[1 + FE_AHEAD]
+    cdef int64_t i
+    if fill.kind == _UNIFORM:
+        fill.rows.uniform(out, row, count, fill.d, fill.seed, fill.a, fill.b)
+    elif fill.kind == _NORMAL:
+        fill.rows.normal(out, row, count, fill.d, fill.seed, fill.a, fill.b, fill.p_low, fill.p_span)
+    else:
+        for i in range(1 + FE_AHEAD):
+            pointers[i] = fill.values
+        for i in range(count):
+            fill.rows.codec[FE_REAL].copy(<const void **>pointers, 1, fill.d, out + i * fill.d, 0)
+
+
 cdef void fill_worker(void *job, int me) noexcept nogil:
     cdef Fill *fill = <Fill *>job
-    cdef const fe_real *pointers[1 + FE_AHEAD]
     cdef int64_t first, count, i
-    for i in range(1 + FE_AHEAD):
-        pointers[i] = fill.values
     while True:
         first = fe_next(&fill.next) * fill.step
         if first >= fill.n:
             return
         count = fill.step if fill.n - first > fill.step else fill.n - first
-        if fill.kind == _UNIFORM:
-            fill.rows.uniform(fill.out + first * fill.d, fill.row + first, count, fill.d, fill.seed, fill.a, fill.b)
-        elif fill.kind == _NORMAL:
-            fill.rows.normal(fill.out + first * fill.d, fill.row + first, count, fill.d, fill.seed, fill.a, fill.b,
-                             fill.p_low, fill.p_span)
-        else:
-            for i in range(first, first + count):
-                fill.rows.codec[FE_REAL].copy(<const void **>pointers, 1, fill.d, fill.out + i * fill.d, 0)
+        if fill.numbers == NULL:
+            fill_rows(fill, first, fill.row + first, count)
+            continue
+        for i in range(first, first + count):
+            fill_rows(fill, i, fill.numbers[i], 1)
 
 
 def fill(fe_real[:, ::1] out_vd not None, int kind, const fe_real[::1] values, float a, float b, double p_low,
-         double p_span, uint64_t seed, uint64_t first_row, int num_threads):
+         double p_span, uint64_t seed, uint64_t first_row, const int64_t[::1] numbers, int num_threads):
     """Every row of out_vd: UNIFORM in [a, b); NORMAL with mean a and standard deviation b, from the probabilities p_low
-    to p_low + p_span; or ROW, a copy of values."""
+    to p_low + p_span; or ROW, a copy of values. The rows have these numbers; None: first_row and those after it."""
     cdef Fill fill
     fill.rows = rows_of_isa
     fill.n = out_vd.shape[0]
@@ -2186,6 +2215,9 @@ def fill(fe_real[:, ::1] out_vd not None, int kind, const fe_real[::1] values, f
         return
     if kind == _ROW and (values is None or values.shape[0] != fill.d):
         raise ValueError("`values` must be one row")
+    if numbers is not None and numbers.shape[0] != fill.n:
+        raise ValueError("`numbers` must be one for each row")
+    fill.numbers = NULL if numbers is None else &numbers[0]
     fill.out = &out_vd[0, 0]
     fill.kind = kind
     fill.values = &values[0] if values is not None else NULL

@@ -640,6 +640,12 @@ def same_groups(one, other):
     )
 
 
+def touched(groups, rows):
+    """The rows that occur in the groups of a gradient of these `Rows`: int64, rising."""
+    rows_n = np.empty(groups.num_parts, np.int64)
+    return rows_n[: rows.core.module.touched(groups, rows_n)]
+
+
 def reduce(parts, groups):
     """The gradient with each row once.
 
@@ -1091,14 +1097,16 @@ def sums(array):
     return core_of(flat.dtype).module.sums(flat, threads_for(flat.nbytes))
 
 
-def fill(table, kind, a=0.0, b=0.0, seed=0, first_row=0, row=None):
+def fill(table, kind, a=0.0, b=0.0, seed=0, first_row=0, row=None, numbers=None):
     """Fills a table in parallel: "uniform" in [a, b); "normal" (mean a, standard deviation b); "truncated_normal", the
     part of it within 2 b of a; "row": copies of `row`.
 
     Random values are float32 numbers, in a float64 table too, and depend on (seed, row number, column) and the row's
-    length alone: not on threads, instruction sets or the number of rows. first_row: the number of the first row here.
+    length alone: not on threads, instruction sets or the number of rows. first_row: the number of the first row here;
+    numbers: or those of all rows here, int64.
     """
     core = check_table(table, writeable=True)
     row_d = None if row is None else check_floats(row, (table.shape[1],), "row", core.real)
     code, p_low, p_span = _FILLS[kind]
-    core.module.fill(table, code, row_d, a, b, p_low, p_span, seed % 2**64, first_row, threads_for(table.nbytes))
+    about = a, b, p_low, p_span, seed % 2**64, first_row, numbers
+    core.module.fill(table, code, row_d, *about, threads_for(table.nbytes))

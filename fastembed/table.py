@@ -84,6 +84,7 @@ class Table:
         self.lock = Lock()
         self.row_scales = None  # (rows,): what the learning rate of each row is multiplied by; None: ones
         self.debt = None  # of an optimizer with untouched="catch_up": steps that rows have not taken yet
+        self.watchers = []  # those who hear of changes; see changing()
 
     @property
     def shape(self):
@@ -139,6 +140,12 @@ class Table:
                 self.debt.pay(None if ids_n is None else ops.look_parts(ids_n, *bags))
         return self._rows
 
+    def changing(self, rows_u=None):
+        """Tells those who watch the table that rows (int64, rising; None: all) are about to change, or what is kept of
+        them. `lock` is held then, and until they have changed. Whoever writes to `numpy()` calls this first."""
+        for watcher in self.watchers:
+            watcher.before(rows_u)
+
     def freeze(self, rows):
         """Rows that no optimizer changes from now on: not by gradients, decay, momentum or constraints.
 
@@ -181,6 +188,7 @@ class Table:
         if not (np.isfinite(scales_n) & (scales_n >= 0)).all():
             raise ValueError(f"`scale` must be finite numbers >= 0. Received: scale={scale!r}")
         with self.lock:
+            self.changing(np.unique(rows_n.astype(np.int64, copy=False)))
             if self.debt is not None:
                 self.debt.pay(ops.look_parts(rows_n))
                 self.debt.check_scales(scales_n)
@@ -200,6 +208,7 @@ class Table:
             with np.errstate(over="ignore"):
                 ops.check_codes(rows, np.ascontiguousarray(array[these], np.float32), these.start)
         with self.lock:
+            self.changing()
             if self.debt is not None:
                 self.debt.pay(None)  # for the state: what waits for the old rows has decayed
             self.copy_from(array)
@@ -279,7 +288,7 @@ class Table:
         # optimizer that is copied too becomes the creditor again.
         self.current(None)
         octets_vb, in_file = self._rows.octets_vb, isinstance(self._array, np.memmap)
-        state = {**self.__dict__, "debt": None, "_array": octets_vb, "_rows": (self.storage, self.shape[1])}
+        state = {**self.__dict__, "debt": None, "watchers": [], "_array": octets_vb, "_rows": (self.storage, self.shape[1])}
         if in_file:  # a copy lives in memory: two writers of one file lose data
             state.update(_array=np.array(octets_vb), path=None)
         return state

@@ -4,6 +4,7 @@ May import: ops, serialization. Do not break: the same seed gives the same bits 
 instruction set; where `row_wise` is True, rows may be filled in pieces.
 """
 
+import copy
 import math
 import numbers
 import operator
@@ -118,7 +119,7 @@ class Initializer(serialization.Configurable):
             raise TypeError(f"`dtype` must be 'float32' or 'float64'. Received: dtype={dtype!r}")
         shape = check_shape(shape)
         array_vd = ops.zeros((shape[0] if shape else 1, math.prod(shape[1:])), name)
-        self._write(array_vd, 0, shape)
+        self._write(array_vd, range(len(array_vd)), shape)
         return array_vd.reshape(shape)
 
     def fill(self, table_vd, first_row=0, num_rows=None):
@@ -148,16 +149,38 @@ class Initializer(serialization.Configurable):
             )
         shape = (num_rows, table_vd.dim)
         if not table_vd.coded:
-            self._write(ops.decode(table_vd), first_row, shape)
+            self._write(ops.decode(table_vd), range(first_row, first_row + rows), shape)
         elif self.row_wise and type(self)._write is not Initializer._write:
-            ops.change(table_vd, lambda values, start: self._write(values, first_row + start, shape))
+
+            def write(values, start):
+                self._write(values, range(first_row + start, first_row + start + len(values)), shape)
+
+            ops.change(table_vd, write)
         else:
             values_vd = ops.zeros(shape)
-            self._write(values_vd, 0, shape)
+            self._write(values_vd, range(rows), shape)
             ops.encode(table_vd, values_vd)
 
-    def _write(self, table_vd, first_row, shape):
-        """Fills checked rows of an array of `shape`, whose dimensions after the first are one in `table_vd`."""
+    def filler(self, shape):
+        """What makes single rows of a table of `shape`: a function (values_ud, rows_u) that writes the values which
+        `fill` gives rows of these numbers, int64, to a float32 or float64 array.
+
+        Raises:
+            ValueError: the initializer makes whole tables only.
+        """
+        if not self.row_wise or type(self)._write is Initializer._write:
+            raise ValueError(f"an initializer must make single rows here. Received: {self!r}, which makes whole tables")
+        made = self._fixed()
+        made._write(np.empty((0, shape[1]), np.float32), range(0), shape)  # whatever is wrong is found now
+        return lambda values_ud, rows_u: made._write(values_ud, rows_u, shape)
+
+    def _fixed(self):
+        """One that gives the same values at every call: those of the next call of this."""
+        return self
+
+    def _write(self, table_vd, numbers, shape):
+        """Fills checked rows, which have these numbers (a range, or int64), of an array of `shape`, whose dimensions
+        after the first are one in `table_vd`."""
         if type(self).__call__ is Initializer.__call__:
             raise NotImplementedError(f"{type(self).__name__} has no `__call__`")
         if len(table_vd) != shape[0]:
@@ -197,11 +220,21 @@ class Seeded(Initializer):
         self.seed, start, self._advances = check_seed(seed)
         self._key = _random_key() if start is None else start
 
-    def _next_key(self, first_row):
-        """The key of this fill. A table that is filled in pieces begins at row 0."""
-        if self._advances and first_row == 0:
+    def _next_key(self, numbers):
+        """The key for rows of these numbers. A table that is filled in pieces begins at row 0."""
+        if self._advances and numbers[:1] == range(1):
             self._key += _GOLDEN
         return self._key
+
+    def _fixed(self):
+        made = copy.copy(self)
+        made._key, made._advances = self._next_key(range(1)), False
+        return made
+
+    def _fill(self, table_vd, kind, a, b, numbers):
+        """ops.fill with the next key."""
+        which = {"first_row": numbers.start} if isinstance(numbers, range) else {"numbers": numbers}
+        ops.fill(table_vd, kind, a, b, self._next_key(numbers), **which)
 
     def legacy_config(self):
         """Returns the config as Keras 2.9 writes it, where a seed is an integer or None."""

@@ -58,7 +58,7 @@ class Constant(Initializer):
         made._exactly = np.shape(made.value)
         return made
 
-    def _write(self, table_vd, first_row, shape):
+    def _write(self, table_vd, numbers, shape):
         value, of = np.asarray(self.value), np.shape(self.value)
         if self._exactly is not None and shape != of:
             raise ValueError(f"`shape` must be {of}, as the initializer's array has. Received: shape={shape}")
@@ -67,7 +67,8 @@ class Constant(Initializer):
         if not of or (len(of) == 1 and len(shape) == 2):
             ops.fill(table_vd, "row", row=np.broadcast_to(value.astype(table_vd.dtype), table_vd.shape[1]))
         else:
-            rows_vd = np.broadcast_to(value, shape)[first_row : first_row + len(table_vd)]
+            these = slice(numbers.start, numbers.stop) if isinstance(numbers, range) else numbers
+            rows_vd = np.broadcast_to(value, shape)[these]
             np.copyto(table_vd.reshape(rows_vd.shape), rows_vd, casting="unsafe")
 
     def get_config(self):
@@ -160,12 +161,14 @@ class Identity(Initializer):
     def __init__(self, gain=1.0):
         self.gain = serialization.check_number(gain, "gain")
 
-    def _write(self, table_vd, first_row, shape):
+    def _write(self, table_vd, numbers, shape):
         if len(shape) != 2:
             raise ValueError(f"`shape` must have two dimensions for Identity. Received: shape={shape}")
         ops.fill(table_vd, "row", row=np.zeros(shape[1], np.float32))
-        here = np.arange(min(len(table_vd), max(shape[1] - first_row, 0)))
-        table_vd[here, here + first_row] = self.gain
+        if isinstance(numbers, range):
+            numbers = np.arange(numbers.start, min(numbers.stop, max(numbers.start, shape[1])))
+        here = np.flatnonzero(numbers < shape[1])
+        table_vd[here, numbers[here]] = self.gain
 
     def get_config(self):
         """Returns {}, as Keras 3 does, or {"gain"} where it is not 1."""

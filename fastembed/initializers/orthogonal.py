@@ -47,13 +47,13 @@ class Orthogonal(Seeded):
         self.gain = serialization.check_number(gain, "gain")
         self._set_seed(seed)
 
-    def _write(self, table_vd, first_row, shape):
+    def _write(self, table_vd, numbers, shape):
         if len(shape) < 2:
             raise ValueError(f"`shape` must have two dimensions or more for Orthogonal. Received: shape={shape}")
         matrix = table_vd.reshape(math.prod(shape[:-1]), shape[-1])
         if not matrix.size:
             return
-        ops.fill(matrix, "normal", 0.0, 1.0, self._next_key(0))
+        ops.fill(matrix, "normal", 0.0, 1.0, self._next_key(range(1)))
         tall = matrix if len(matrix) >= matrix.shape[1] else matrix.T
         if tall.size <= SMALL or len(tall) < 2 * tall.shape[1]:
             q, r = np.linalg.qr(tall.astype(np.float64))

@@ -1,6 +1,6 @@
 """Random initializers: uniform, normal, truncated normal, and those that a layer's fans scale.
 
-May import: ops, serialization, initializers.base.
+May import: serialization, initializers.base.
 
 Do not break: row r is made of the same random numbers whatever the number of rows,
 threads and instruction set; only the scale depends on the rows of the whole table.
@@ -8,7 +8,7 @@ threads and instruction set; only the scale depends on the rows of the whole tab
 
 import math
 
-from fastembed import ops, serialization
+from fastembed import serialization
 from fastembed.initializers.base import Seeded
 
 # The standard deviation of a standard normal that is cut off at -2 and 2.
@@ -46,8 +46,8 @@ class RandomUniform(Seeded):
             )
         self._set_seed(seed)
 
-    def _write(self, table_vd, first_row, shape):
-        ops.fill(table_vd, "uniform", self.minval, self.maxval, self._next_key(first_row), first_row)
+    def _write(self, table_vd, numbers, shape):
+        self._fill(table_vd, "uniform", self.minval, self.maxval, numbers)
 
     def get_config(self):
         """Returns {"seed", "minval", "maxval"}."""
@@ -83,8 +83,8 @@ class RandomNormal(Seeded):
             )
         self._set_seed(seed)
 
-    def _write(self, table_vd, first_row, shape):
-        ops.fill(table_vd, self._kind, self.mean, self.stddev, self._next_key(first_row), first_row)
+    def _write(self, table_vd, numbers, shape):
+        self._fill(table_vd, self._kind, self.mean, self.stddev, numbers)
 
     def get_config(self):
         """Returns {"seed", "mean", "stddev"}."""
@@ -189,17 +189,17 @@ class VarianceScaling(Seeded):
         field = math.prod(shape[:-2])
         return field * shape[-2], field * shape[-1]
 
-    def _write(self, table_vd, first_row, shape):
+    def _write(self, table_vd, numbers, shape):
         fan_in, fan_out = self._fans(shape)
         n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
-        stddev, key = math.sqrt(self.scale / max(1.0, n)), self._next_key(first_row)
+        stddev = math.sqrt(self.scale / max(1.0, n))
         if self.distribution == "uniform":
             limit = math.sqrt(3.0) * stddev
-            ops.fill(table_vd, "uniform", -limit, limit, key, first_row)
+            self._fill(table_vd, "uniform", -limit, limit, numbers)
         elif self.distribution == "untruncated_normal":
-            ops.fill(table_vd, "normal", 0.0, stddev, key, first_row)
+            self._fill(table_vd, "normal", 0.0, stddev, numbers)
         else:
-            ops.fill(table_vd, "truncated_normal", 0.0, stddev / TRUNCATED_STDDEV, key, first_row)
+            self._fill(table_vd, "truncated_normal", 0.0, stddev / TRUNCATED_STDDEV, numbers)
 
     def get_config(self):
         """Returns {"seed", "scale", "mode", "distribution", "input_axes", "output_axes"}."""

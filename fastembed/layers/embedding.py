@@ -533,6 +533,7 @@ class Embedding:
         if self._lora is None:
             raise ValueError("`merge_lora` needs `enable_lora` before it. Received: a layer without LoRA")
         with self._table.lock:
+            self._table.changing()
             rows = self._table.current(None)
             for block in () if self._trains else ops.blocks(rows):  # all, before the first is written
                 values_vd = ops.decode(rows, block)

@@ -435,7 +435,8 @@ class Optimizer(serialization.Configurable):
             self.passes(t, rate, kept.own, every_row or isinstance(gradient, np.ndarray)) for kept, gradient, _ in work
         ]
         results = [None] * len(work)
-        for kept, _, _ in work:
+        for kept, gradient, groups in work:
+            kept.changing(None if self._steps_all(kept, gradient) else groups)
             kept.rounded += 1
             kept.rounding = self.rounding_of(kept)
         for turn in range(max([kept.num_passes for kept, _, _ in work], default=0)):
@@ -473,13 +474,17 @@ class Optimizer(serialization.Configurable):
             return None
         return ops.Rounding(self.rounding_seed + kept.number * _GOLDEN, kept.rounded)
 
+    def _steps_all(self, kept, gradient):
+        """Whether rows without a gradient step, too."""
+        if self.untouched != "dense" or isinstance(gradient, np.ndarray):
+            return False
+        return self.at_rest != "nothing" or kept.weight_decay > 0 or kept.row_constraint is not None
+
     def _update(self, kept, gradient, groups, step, hyper, factor, turn, t, rate):
         """Pass number `turn` over the rows of a variable, for `ops.run`. What comes before the step comes in the first,
         and what comes after it in the last."""
         first, last = turn == 0, turn == kept.num_passes - 1
-        everywhere, average, constraint = False, None, kept.row_constraint
-        if self.untouched == "dense" and not isinstance(gradient, np.ndarray):
-            everywhere = self.at_rest != "nothing" or kept.weight_decay > 0 or constraint is not None
+        average, constraint = None, kept.row_constraint
         if self.use_ema and (first or last):
             takes = -1.0 if not last else 1.0 if t == 1 else 1 - self.ema_momentum
             average = ops.Average(kept.average_vd, kept.averaged_v, self.calls, self.ema_momentum, takes)
@@ -491,7 +496,7 @@ class Optimizer(serialization.Configurable):
             kept.state_rows,
             groups,
             constraint if last else None,
-            everywhere,
+            self._steps_all(kept, gradient),
             factor,
             self.clipvalue or math.inf,
             kept.weight_decay * rate if first else 0.0,

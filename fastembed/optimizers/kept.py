@@ -124,8 +124,14 @@ class Kept:
             self.variable.debt.forget(None)  # frozen rows do not pay
             self.variable.debt = None
         if self.owes:
+            self.changing(None)
             self.forget(None)
             self.variable.debt = self
+
+    def changing(self, groups):
+        """Tells those who watch the table that rows of these groups (None: all) are about to change, or their state."""
+        if getattr(self.variable, "watchers", None):
+            self.variable.changing(None if groups is None else ops.touched(groups, self.rows))
 
     # ---- what a table asks of its debt ----
 
@@ -138,6 +144,7 @@ class Kept:
         if look is not None and groups is None:  # an id is no row: the look-up says so
             return
         how = {"constraint": self.row_constraint, "missed": history.missed(), "everywhere": look is None}
+        self.changing(groups)
         how["rounding"] = self.rounding and self.rounding._replace(step=self.rounding.step + 1)
         ops.run([self.update(None, groups, None, self.hyper, **how)])
         if look is None:
@@ -176,12 +183,14 @@ class Kept:
 
     def average_rows(self, calls, keeps):
         """All averages, up to date after `calls` calls."""
+        self.changing(None)
         average = ops.Average(self.average_vd, self.averaged_v, calls, keeps, -1.0)
         ops.run([self.update(None, None, None, {}, average=average, everywhere=True)])
         return self.average_vd
 
     def overwrite(self, array_vd):
         """Sets all rows, but for those that are frozen."""
+        self.changing(None)
         trains_v1 = np.ones((len(array_vd), 1), bool) if self.scales is None else (self.scales > 0)[:, None]
 
         def put(values_vd, first_row):
@@ -192,6 +201,7 @@ class Kept:
 
     def project(self):
         """Enforces a constraint of the whole table; rows that are frozen count, and stay as they are."""
+        self.changing(None)
         frozen = [] if self.scales is None else np.flatnonzero(self.scales == 0)
         values_vd = ops.decode(self.rows)
         before = values_vd[frozen] if len(frozen) else None
