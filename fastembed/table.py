@@ -288,7 +288,8 @@ class Table:
         # optimizer that is copied too becomes the creditor again.
         self.current(None)
         octets_vb, in_file = self._rows.octets_vb, isinstance(self._array, np.memmap)
-        state = {**self.__dict__, "debt": None, "watchers": [], "_array": octets_vb, "_rows": (self.storage, self.shape[1])}
+        state = {**self.__dict__, "debt": None, "watchers": [], "_array": octets_vb}
+        state["_rows"] = (self.storage, self.shape[1])
         if in_file:  # a copy lives in memory: two writers of one file lose data
             state.update(_array=np.array(octets_vb), path=None)
         return state
