@@ -1,6 +1,6 @@
 """Checkpoint: a training on disk, with all that it needs to go on as if it had never stopped.
 
-May import: saving, table, optimizers.base, dtypes, _version. Do not break: training that goes on from a checkpoint
+May import: files, saving, table, optimizers.base, dtypes, _version. Do not break: training that goes on from a checkpoint
 gives the bits of training that never stopped. So nothing is rounded, and no row catches up on the way: a table is
 written as it lies in memory, beside the steps that its rows have not taken yet.
 
@@ -17,8 +17,9 @@ import numpy as np
 
 from fastembed import dtypes, saving
 from fastembed._version import __version__
+from fastembed.files import open_npy, open_rows
 from fastembed.optimizers.base import Optimizer
-from fastembed.table import Table, locked, open_npy, open_rows
+from fastembed.table import Table, locked
 
 _FORMAT = 1
 _FILE = "checkpoint.json"

@@ -10,7 +10,9 @@ optimizer makes an `Update` for each of its variables and gives all of them to `
 
 import functools
 import math
+import mmap
 import os
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -197,9 +199,14 @@ def explain_ids(ids_n, num_rows, shape=None, name="ids"):
     )
 
 
+def are_rows(ids_n, num_rows):
+    """Whether all of flat int32 or int64 ids are rows."""
+    return _single.check_ids[ids_n.dtype](ids_n, num_rows)
+
+
 def check_ids(ids_n, num_rows, name="ids"):
     """Raises the IndexError if one of the ids is no row."""
-    if not _single.check_ids[ids_n.dtype](ids_n, num_rows):
+    if not are_rows(ids_n, num_rows):
         explain_ids(ids_n, num_rows, name=name)
 
 
@@ -1010,15 +1017,35 @@ _FILLS = {
 }
 
 
-def zeros(shape, storage="float32"):
-    """A table (rows, dim) of zeros whose rows start at cache lines if their length allows; no page is touched yet."""
+def row_bytes(storage, dim):
+    """The bytes of a row of `dim` elements of a storage dtype."""
+    return dtypes.of_rows(storage, dim).itemsize * (dim if storage in dtypes.PLAIN else 1)
+
+
+def zeros(shape, storage="float32", sparse=False):
+    """A table (rows, dim) of zeros whose rows start at cache lines if their length allows; no page is touched yet.
+    sparse: in small pages, so that rows which are never touched take no memory."""
     rows, dim = map(int, shape)
     dtype = dtypes.of_rows(storage, dim)
     shape = (rows, dim) if storage in dtypes.PLAIN else (rows,)
     size = math.prod(shape) * dtype.itemsize
-    memory = np.zeros(size + 64, np.uint8)
+    memory = sparse_zeros(size + 64, np.uint8) if sparse else np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def sparse_zeros(shape, dtype):
+    """An array of zeros in pages of the smallest size, each of which takes memory when it is first touched."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if not hasattr(mmap, "MAP_ANONYMOUS") or not size:
+        return np.zeros(shape, dtype)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    if sys.platform == "linux":
+        flags |= 0x4000  # MAP_NORESERVE, which Python knows from 3.13 on: more than there is may be mapped
+    pages = mmap.mmap(-1, size, flags)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype).reshape(shape)
 
 
 def decode(table, rows=slice(None)):

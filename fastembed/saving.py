@@ -1,6 +1,6 @@
 """Layers as directories on disk: config.json, embeddings.npy, and the arrays of LoRA where it is enabled.
 
-May import: table, serialization. Do not break: at every moment the path holds the old save or the new one, whole.
+May import: files, table, serialization. Do not break: at every moment the path holds the old save or the new one, whole.
 A save is written beside its place, forced to disk, and put there by one rename; a failed one leaves nothing behind.
 """
 
@@ -16,8 +16,8 @@ import tempfile
 
 import numpy as np
 
-from fastembed import serialization
-from fastembed.table import Table, open_rows
+from fastembed import files, serialization
+from fastembed.table import Table
 
 CHUNK = 64 << 20  # bytes read or written at a time
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -138,7 +138,7 @@ def _open(path, mode, custom_objects):
     arrays = {}
     for name, shape in shapes.items():
         mode, storage = how.get(name, ("r", "float32"))
-        arrays[name] = open_rows(os.path.join(path, f"{name}.npy"), mode, shape, storage)
+        arrays[name] = files.open_rows(os.path.join(path, f"{name}.npy"), mode, shape, storage)
     return layer, arrays
 
 
@@ -150,14 +150,14 @@ def write_array(path, array_vd):
         header = np.lib.format.header_data_from_array_1_0(array_vd)
         np.lib.format.write_array_header_1_0(file, header)
         file.writelines(pieces(array_vd))
-        _to_disk(file)
+        files.to_disk(file)
 
 
 def write_json(path, thing):
     """json.dump, forced to disk."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(thing, file, indent=2)
-        _to_disk(file)
+        files.to_disk(file)
 
 
 def pieces(array_vd):
@@ -193,9 +193,9 @@ def new_directory(path, marker):
         os.umask(umask)
         os.chmod(beside, 0o777 & ~umask)
         yield beside
-        _directory_to_disk(beside)
+        files.directory_to_disk(beside)
         _put(beside, path)
-        _directory_to_disk(parent)
+        files.directory_to_disk(parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # what failed, or the one that was replaced
 
@@ -213,27 +213,12 @@ def new_file(path):
     try:
         yield beside
         with open(beside, "r+b") as file:
-            _to_disk(file)
+            files.to_disk(file)
         os.replace(beside, path)
-        _directory_to_disk(parent)
+        files.directory_to_disk(parent)
     finally:
         if os.path.exists(beside):
             os.remove(beside)
-
-
-def _to_disk(file):
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _directory_to_disk(path):
-    if os.name == "nt":
-        return  # directories cannot be opened there
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _put(new, path):

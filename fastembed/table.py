@@ -1,7 +1,8 @@
 """Table: the matrix of embeddings, and where it lives.
 
-May import: ops, dtypes, threads. Do not break: `numpy()` is the memory itself, never a copy, and it keeps its
-address for life; whatever reads rows goes through `numpy` or `current`, since an optimizer may owe them steps.
+May import: files, lazy, memory, ops, dtypes, threads. Do not break: `numpy()` is the memory itself, never a copy, and
+it keeps its address for life; whatever reads rows goes through `numpy`, `current` or `read`, since rows may not be made
+yet and an optimizer may owe them steps; whatever changes them calls `changing` first.
 """
 
 import contextlib
@@ -9,7 +10,8 @@ import os
 
 import numpy as np
 
-from fastembed import dtypes, ops
+from fastembed import dtypes, files, memory, ops
+from fastembed.lazy import Lazy
 from fastembed.threads import Lock
 
 
@@ -20,13 +22,20 @@ class Table:
         shape: (rows, dim), both positive ints.
         dtype: the storage dtype: "float32"; "float64"; "bfloat16" or "float16", of half the size; or "int8", "int4",
             "int2", which are for look-ups alone (`Embedding.quantize` makes them).
-        path: None for memory; or a .npy file that is made if it is missing, and opened for training if it is there.
+        path: None for memory; or a .npy file that is made if it is missing, and opened if it is there. Changes are in
+            the file as soon as the system writes them, at the latest after `flush`.
+        mmap_mode: how a file is opened: "r+" for training, by one writer at a time; "r" for look-ups, by any number of
+            processes, which share its memory; "c" as "r", and changes stay in memory.
+        lazy: False; or True for rows that take memory when they are first read or changed (in pages of 4 KB); or a
+            function (values_ud, rows_u) that writes the initial values of rows of these numbers, instead of zeros.
+            In a file, a second one beside it (PATH.made.npy) says which rows are made.
         name: str.
         trainable: False makes every update of the table a ValueError.
         constraint: what `assign` and updates enforce (see constraints.py), or None.
 
     Raises:
         ValueError, TypeError: wrong sizes or dtype; a file of another shape.
+        MemoryError: the table does not fit. BlockingIOError: another writer has the file.
 
     A new table is zero. Updates of one table from several Python threads wait for each other (`lock`).
 
@@ -37,42 +46,72 @@ class Table:
         ((2, 16), 64000)
     """
 
-    def __init__(self, shape, dtype="float32", path=None, *, name="embeddings", trainable=True, constraint=None):
+    def __init__(
+        self,
+        shape,
+        dtype="float32",
+        path=None,
+        *,
+        mmap_mode="r+",
+        lazy=False,
+        name="embeddings",
+        trainable=True,
+        constraint=None,
+    ):
         if not isinstance(shape, (tuple, list)) or len(shape) != 2:
             raise ValueError(f"`shape` must be (rows, dim). Received: shape={shape!r}")
         shape = tuple(check_size(n, f"shape[{axis}]") for axis, n in enumerate(shape))
         storage = dtypes.storage(dtype)
-        array = ops.zeros(shape, storage) if path is None else _open(path, shape, storage)
-        self._set(array, shape[1], path, name, trainable, constraint)
+        if mmap_mode not in files.MODES:
+            raise ValueError(f"`mmap_mode` must be one of {list(files.MODES)}. Received: mmap_mode={mmap_mode!r}")
+        about = {"name": name, "trainable": trainable, "constraint": constraint}
+        if path is None:
+            if not lazy:
+                what = f"a table of {shape[0]:,} x {shape[1]:,} {storage}"
+                memory.check_fits(shape[0] * ops.row_bytes(storage, shape[1]), what)
+            array = ops.zeros(shape, storage, sparse=bool(lazy))
+            made = ops.sparse_zeros((shape[0] + 7) // 8, np.uint8) if lazy else None
+            self._set(array, shape[1], path, **about)
+        else:
+            with _locked_file(path, mmap_mode) as lock:
+                made = _made_file(path, shape[0], mmap_mode, lazy)
+                if lock is not None and not os.path.exists(path):
+                    array = files.new_rows(path, shape, storage, sparse=True)
+                else:  # who only reads a lazy table makes rows in memory of its own
+                    array = files.open_rows(path, mmap_mode if made is None or lock else "c", shape, storage)
+                self._set(array, shape[1], path, lock=lock, **about)
+        if made is not None:
+            self.lazy = Lazy(self._rows, lazy if callable(lazy) else _zeros, made)
+            if path is not None and mmap_mode == "r":
+                self._array = array.view()
+                self._array.flags.writeable = False
+                self._rows = ops.rows_of(self._array, dim=shape[1])
 
     @classmethod
     def new_file(cls, path, shape, dtype, fill, **about):
-        """A table in a new file that `fill(table)` has filled before the file gets its name. The space is taken first:
-        a disk that fills up later would end the process. Raises OSError where there is too little."""
-        beside = f"{os.fspath(path)}.{os.getpid()}.new"
-        try:
-            table = cls(shape, dtype, beside, **about)
-            if hasattr(os, "posix_fallocate"):
-                with open(beside, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-            fill(table)
-            os.replace(beside, path)
-        except BaseException:
-            if os.path.exists(beside):
-                os.remove(beside)
-            raise
-        table.path = os.fspath(path)
+        """A table in a new file that `fill(table)` has filled before the file gets its name. The space is taken first.
+        Raises OSError where there is too little, or another writer."""
+        beside, table = f"{os.fspath(path)}.{os.getpid()}.new", cls.__new__(cls)
+        with _locked_file(path, "r+") as lock:
+            try:
+                table._set(files.new_rows(beside, shape, dtype), shape[1], path, lock=lock, **about)
+                fill(table)
+                os.replace(beside, path)
+            except BaseException:
+                if os.path.exists(beside):
+                    os.remove(beside)
+                raise
         return table
 
     @classmethod
-    def wrap(cls, array, *, dim=None, path=None, name="embeddings", trainable=True, constraint=None):
+    def wrap(cls, array, *, dim=None, path=None, **about):
         """A table on the memory of a C-contiguous array of a storage dtype; no copy. A read-only array gives look-ups
         only. dim: elements of a row, where the array does not say it (an odd number of int4 codes)."""
         table = cls.__new__(cls)
-        table._set(array, dim, path, name, trainable, constraint)
+        table._set(array, dim, path, **about)
         return table
 
-    def _set(self, array, dim, path, name, trainable, constraint):
+    def _set(self, array, dim, path, *, name="embeddings", trainable=True, constraint=None, lock=None):
         self._rows = ops.rows_of(array, "array", dim=dim)
         self._array = array
         self.path = None if path is None else os.fspath(path)
@@ -85,6 +124,8 @@ class Table:
         self.row_scales = None  # (rows,): what the learning rate of each row is multiplied by; None: ones
         self.debt = None  # of an optimizer with untouched="catch_up": steps that rows have not taken yet
         self.watchers = []  # those who hear of changes; see changing()
+        self.lazy = None  # the rows that are not made yet
+        self._file_lock = lock
 
     @property
     def shape(self):
@@ -108,7 +149,7 @@ class Table:
 
     @property
     def memory(self):
-        """The array as it is: with an optimizer that lets rows catch up, rows may have steps to take."""
+        """The array as it is: rows may not be made yet, or have steps to take that an optimizer owes them."""
         return self._array
 
     @property
@@ -128,21 +169,72 @@ class Table:
 
     def to_real(self, rows=slice(None)):
         """The same as the numbers that look-ups give: those of a float64 table as float64, a view."""
-        return ops.decode(self.current(None), rows)
+        return self._decoded(rows)
+
+    def _decoded(self, rows):
+        if self.lazy is None:
+            return ops.decode(self.current(None), rows)
+        self._pay(None)
+        return ops.decode(ops.Rows(self.read(rows), self.storage, self.shape[1]))
+
+    def read(self, rows):
+        """The bytes of a slice of rows, uint8 (n, bytes), as they lie in memory; of a lazy table those that are not
+        made as if they were. Rows that have steps to take have not taken them."""
+        return self._rows.octets_vb[rows] if self.lazy is None else self.lazy.read(rows)
+
+    def flush(self):
+        """Forces a table that is trained in a file to disk. Nothing to do for one in memory.
+
+        Raises:
+            OSError: the disk fails.
+
+        Example:
+            >>> table = fastembed.Table((1000, 16), path=directory + "/items.npy")
+            >>> table.assign(np.ones((1000, 16), "float32"))
+            >>> table.flush()
+        """
+        with self.lock:
+            self._pay(None)
+            for array in (self._array, None if self.lazy is None else self.lazy.made):
+                if files.is_written(array):
+                    array.flush()
 
     def current(self, ids_n, *bags):
         """Returns the table as `ops.Rows`; rows of flat int32 or int64 ids (None: all) are up to date at this moment.
 
         bags: row splits, combiner and padding id, as the gradient will have them: then it is not grouped again.
         """
+        if self.lazy is not None:
+            self._make(ids_n)
+        self._pay(ids_n, *bags)
+        return self._rows
+
+    @property
+    def behind(self):
+        """Whether rows may not be what look-ups give, and `current` is to be asked."""
+        return self.debt is not None or self.lazy is not None
+
+    def _make(self, ids_n):
+        with self.lock:
+            if self.lazy is not None:
+                self.lazy.make(ids_n)
+
+    def _pay(self, ids_n, *bags):
         if self.debt is not None and self.debt.moves:
             with self.lock:
                 self.debt.pay(None if ids_n is None else ops.look_parts(ids_n, *bags))
-        return self._rows
 
-    def changing(self, rows_u=None):
+    @property
+    def is_told(self):
+        """Whether changing() does anything."""
+        return bool(self.watchers) or self.lazy is not None
+
+    def changing(self, rows_u=None, but_unmade=False):
         """Tells those who watch the table that rows (int64, rising; None: all) are about to change, or what is kept of
-        them. `lock` is held then, and until they have changed. Whoever writes to `numpy()` calls this first."""
+        them; but_unmade: those that are not made yet do not. `lock` is held then, and until they have changed. Whoever
+        writes to `numpy()` calls this first."""
+        if self.lazy is not None and not but_unmade:
+            self.lazy.make(rows_u)
         for watcher in self.watchers:
             watcher.before(rows_u)
 
@@ -244,7 +336,7 @@ class Table:
         ops.change(self._rows, fill)
 
     def enforce(self):
-        """Projects the table, whole, if it breaks its constraint."""
+        """Projects the table, whole, if it breaks its constraint; the rows of a lazy one that are not made do not."""
         if self.constraint is None:
             return
         if not self._rows.coded:
@@ -275,7 +367,9 @@ class Table:
         table gives a view."""
         if isinstance(key, slice):
             if not self._rows.coded:
-                return self.numpy()[key]
+                if self.behind:
+                    self.current(np.arange(*key.indices(len(self))))
+                return self._array[key]
             key = np.arange(len(self))[key]
         ids_n, shape = ops.flat_ids(key)
         return ops.gather(self.current(ids_n), ids_n.reshape(shape))
@@ -288,7 +382,7 @@ class Table:
         # optimizer that is copied too becomes the creditor again.
         self.current(None)
         octets_vb, in_file = self._rows.octets_vb, isinstance(self._array, np.memmap)
-        state = {**self.__dict__, "debt": None, "watchers": [], "_array": octets_vb}
+        state = {**self.__dict__, "debt": None, "lazy": None, "_file_lock": None, "watchers": [], "_array": octets_vb}
         state["_rows"] = (self.storage, self.shape[1])
         if in_file:  # a copy lives in memory: two writers of one file lose data
             state.update(_array=np.array(octets_vb), path=None)
@@ -320,33 +414,30 @@ def check_size(value, name):
     return int(value)
 
 
-def open_npy(path, mode, shape, dtype):
-    """A .npy file as a memory map ("r", "r+" or "c"); ValueError where it is damaged or holds something else."""
+@contextlib.contextmanager
+def _locked_file(path, mode):
+    """The lock of a file that is opened for training, else None; free again after an error inside."""
+    lock = files.FileLock(path) if mode == "r+" else None
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut, which "r+" would fill up
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"`path` must be a whole .npy file. Received: {path}: {error}") from error
-    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-        order = "" if array.flags.c_contiguous else ", columns first"
-        raise ValueError(
-            f"`path` must hold {dtype} of shape {shape}. Received: {path}: {array.dtype} of shape {array.shape}" + order
-        )
-    return array if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
+        yield lock
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
 
 
-def open_rows(path, mode, shape, storage):
-    """open_npy for a table (rows, dim) of a storage dtype; of PLAIN ones, for any array. bfloat16 lies in files as
-    uint16, which np.load reads."""
-    dtype = dtypes.of_rows(storage, shape[1] if storage in dtypes.QUANTISED else 0)
-    if storage == "bfloat16":
-        return open_npy(path, mode, shape, np.dtype(np.uint16)).view(dtype)
-    return open_npy(path, mode, shape if storage in dtypes.PLAIN else shape[:1], dtype)
+def _zeros(values_ud, rows_u):
+    """The initial values of a table that was given none; new arrays are zero."""
 
 
-def _open(path, shape, storage):
-    """The file of a table, for training; made, sparse and zero, if there is none."""
-    if not os.path.exists(path):
-        dtype = np.dtype(np.uint16) if storage == "bfloat16" else dtypes.of_rows(storage, shape[1])
-        shape_of_file = shape if storage in dtypes.PLAIN else shape[:1]
-        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape_of_file)
-    return open_rows(path, "r+", shape, storage)
+def _made_file(path, num_rows, mode, lazy):
+    """Which rows of a table in a file are made, in a file of its own; made, if there is none. None: all are."""
+    made, shape = f"{os.fspath(path)}.made.npy", ((num_rows + 7) // 8,)
+    if os.path.exists(made):
+        if not lazy:
+            raise ValueError(f"`lazy` must be True for a table whose rows are not all made. Received: path={path!r}")
+        bits = files.open_npy(made, mode, shape, np.dtype(np.uint8))
+        return bits if mode == "r+" else np.array(bits)  # the writer's go on changing
+    if not lazy or os.path.exists(path) or mode != "r+":
+        return None
+    return np.lib.format.open_memmap(made, "w+", np.dtype(np.uint8), shape)

@@ -23,8 +23,10 @@ FLOORS = [
     {"checkpoint", "saving"},
     {"constraints", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
     {"ragged", "slices", "table"},
+    {"lazy"},
     {"ops"},
-    {"_core", "_core64", "_version", "dtypes", "threads"},
+    {"files"},
+    {"_core", "_core64", "_version", "dtypes", "memory", "threads"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}

@@ -318,7 +318,7 @@ def test_table(tmp_path, rng):
     assert np.array_equal(reopened.numpy(), values)
     assert np.array_equal(np.load(path), values)
     with pytest.raises(ValueError, match="`path` must hold"):
-        Table((V + 1, D), path=path)
+        Table((V + 1, D), path=path, mmap_mode="r")
     duplicate = pickle.loads(pickle.dumps(reopened))
     duplicate.assign(np.zeros((V, D)))
     assert np.array_equal(reopened.numpy(), values)

@@ -48,7 +48,10 @@ class Embedding:
             float32 table, float16 output), "mixed_bfloat16" (with ml_dtypes), "int8_from_float32" (after `quantize`).
         name: str, or None for `embedding`, `embedding_1`, ...
         trainable: bool.
-        path: a .npy file for the table to live in (made if missing), or None for memory.
+        path: a .npy file for the table to live in (made if missing), or None for memory. See `Table` for `mmap_mode`.
+        lazy: True makes the table in no time: a row takes its initial value (the same bits) when it is first looked up
+            or updated, and rows that never are take no memory. Not with initializers of whole tables (Orthogonal,
+            functions), `weights` or a constraint; in a file the initializer needs a seed.
         padding_idx: an id whose row is zero and never trains, or None.
         lora_rank, lora_alpha: as in `enable_lora`, which building then calls.
         quantization_config: None, or what a Keras config has there, for `get_config` alone.
@@ -86,6 +89,8 @@ class Embedding:
         name=None,
         trainable=True,
         path=None,
+        mmap_mode="r+",
+        lazy=False,
         padding_idx=None,
         lora_rank=None,
         lora_alpha=None,
@@ -106,6 +111,7 @@ class Embedding:
         self.name = _automatic_name(type(self)) if name is None else name
         self._trainable = _flag("trainable", trainable)
         self.path = None if path is None else os.fspath(path)
+        self._mmap_mode, self._lazy = mmap_mode, _flag("lazy", lazy)
         self.padding_idx = None if padding_idx is None else ops.check_padding(padding_idx, self.input_dim)
         self.lora_rank = None if lora_rank is None else check_size(lora_rank, "lora_rank")
         self.lora_alpha = self.lora_rank if lora_alpha is None else check_alpha(lora_alpha)
@@ -115,6 +121,8 @@ class Embedding:
         self._batch_input_shape = None  # of a Keras 2 config
         self._table = self._lora = self._activity_loss = None
         self._build_lock = Lock()
+        if self._lazy:
+            self._check_lazy(weights)
         if weights is not None:
             self._assign(weights[0] if isinstance(weights, (list, tuple)) and len(weights) == 1 else weights)
 
@@ -149,17 +157,45 @@ class Embedding:
             if self._table is not None:
                 return False
             made = self.path is None or not os.path.exists(self.path)
-            lora = self._new_lora()
-            if self.path is None:
+            lora, about["mmap_mode"] = self._new_lora(), self._mmap_mode
+            if self._lazy:
+                table = Table(shape, self._policy.storage, self.path, lazy=self._filler(), **about)
+            elif self.path is None:
                 table = Table(shape, self._policy.storage, **about)
                 fill(table)
-            elif made:
+            elif made and self._mmap_mode == "r+":
+                del about["mmap_mode"]
                 table = Table.new_file(self.path, shape, self._policy.storage, fill, **about)
             else:
                 table = Table(shape, self._policy.storage, self.path, **about)
             table.trainable = self._trainable and lora is None and self._trains
             self._lora, self._table = lora, table  # in this order: a thread that sees the table sees LoRA too
         return made
+
+    def _check_lazy(self, weights):
+        """Raises where rows cannot be made one by one."""
+        if self.embeddings_constraint is not None or weights is not None:
+            raise ValueError(
+                "`lazy` goes without `embeddings_constraint` and `weights`. Received: "
+                f"embeddings_constraint={self.embeddings_constraint!r}, weights of shape {np.shape(weights)}"
+            )
+        copy.copy(self.embeddings_initializer or initializers.GlorotUniform()).filler((self.input_dim, self.output_dim))
+        if self.path is not None and getattr(self.embeddings_initializer, "seed", 0) is None:
+            raise ValueError(
+                "`lazy` in a file needs an initializer with a seed, as rows are made later, in other processes too. "
+                f"Received: {self.embeddings_initializer!r}"
+            )
+
+    def _filler(self):
+        """What makes single rows, for `Table`."""
+        initializer = self.embeddings_initializer or initializers.GlorotUniform()
+        fill = initializer.filler((self.input_dim, self.output_dim))
+
+        def without_padding(values_ud, rows_u):
+            fill(values_ud, rows_u)
+            values_ud[rows_u == self.padding_idx] = 0
+
+        return fill if self.padding_idx is None else without_padding
 
     def adopt(self, table):
         """Uses an existing `Table` of the right shape and dtype from now on; no copy."""
@@ -319,7 +355,7 @@ class Embedding:
     def _look(self, table, ids, weights, out):
         """The rows of ids in a table of this layer; of a `Ragged`, flat."""
         ids = ids.flat_values if isinstance(ids, Ragged) else ids
-        return ops.gather(table.rows if table.debt is None else table.current(ops.flat_ids(ids)[0]), ids, out)
+        return ops.gather(table.current(ops.flat_ids(ids)[0]) if table.behind else table.rows, ids, out)
 
     def _forward(self, ids, weights, out):
         """What `call` computes, flat: the look-up, with LoRA, its activity loss, in the compute dtype."""
@@ -693,7 +729,7 @@ class Embedding:
             TypeError, ValueError: an unknown key, which is named, or a wrong value.
         """
         config = serialization.arguments_of(config, cls)
-        for name in ("path", "weights"):  # a config of a stranger must not open files
+        for name in ("path", "mmap_mode", "lazy", "weights"):  # a config of a stranger must not open files
             if name in config:
                 raise TypeError(f"{cls.__name__} cannot be made from its config: `{name}` is in no config")
         shape = _check_batch_input_shape(config.pop("batch_input_shape", None))

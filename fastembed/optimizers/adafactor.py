@@ -44,6 +44,7 @@ class Adafactor(Optimizer):
     """
 
     at_rest = "state"
+    reads_all_rows = True
     idle = False
 
     def __init__(

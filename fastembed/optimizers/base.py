@@ -1,6 +1,6 @@
 """What all optimizers share: their configs, and the way of a step.
 
-May import: optimizers.arguments, optimizers.kept, ops, dtypes, slices, table, schedules, serialization, threads.
+May import: optimizers.arguments, .home, .kept, ops, dtypes, slices, table, schedules, serialization, threads.
 Do not break: `apply_gradients` checks everything before the first write.
 
 The way of a step: gradients are checked and grouped -> perhaps only added up (`gradient_accumulation_steps`) -> their
@@ -8,6 +8,7 @@ norms are taken, if they are to be clipped -> each pass of the step runs over al
 """
 
 import contextlib
+import json
 import math
 import re
 import types
@@ -15,8 +16,9 @@ import types
 import numpy as np
 
 from fastembed import dtypes, ops, schedules, serialization
+from fastembed.optimizers import home
 from fastembed.optimizers.arguments import BASE, CHECKS, MODES, OURS, number
-from fastembed.optimizers.kept import Kept, matrix_of
+from fastembed.optimizers.kept import Kept, count_of, matrix_of
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table, locked
 from fastembed.threads import Lock
@@ -55,6 +57,8 @@ class Optimizer(serialization.Configurable):
         rounding: how rows and states of less than 32 bits are rounded after a step. "stochastic": up or down, with a
             probability that makes the mean exact, so that small changes are not lost. "nearest".
         rounding_seed: int, what stochastic rounding depends on, besides the step, the row and the column.
+        path: a directory for the state to live in as .npy files (made if it is missing; what `flush` has left there is
+            gone on with), or None for memory. It is in no config.
         name: str.
 
     Example:
@@ -71,6 +75,7 @@ class Optimizer(serialization.Configurable):
     def __init__(self, learning_rate, name, base, own=None):
         """own: its own arguments by name; each is checked, and becomes an attribute and a key of the config."""
         self.learning_rate = learning_rate
+        path = base.pop("path", None)
         unknown = set(base) - set(BASE) - set(OURS)
         if unknown:
             raise TypeError(f"an optimizer takes the arguments of Keras 3's. Received: {sorted(unknown)}")
@@ -95,10 +100,16 @@ class Optimizer(serialization.Configurable):
         self._held = {}  # the variables themselves
         self._hypers = {}  # the hyperparameters of the step that is being taken, by `real`
         self._lock = Lock()
+        self.home = home.at(path)
+        if self.home.about is not None:
+            self._go_on(self.home.about)
 
     def __getstate__(self):
         self.catch_up()
-        return {**self.__dict__, "_variables": list(self._variables.values()), "_held": list(self._held.values())}
+        for kept in self._variables.values():
+            kept.make(None)
+        own = {"_variables": list(self._variables.values()), "_held": list(self._held.values()), "home": home.MEMORY}
+        return {**self.__dict__, **own}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -117,6 +128,7 @@ class Optimizer(serialization.Configurable):
     decoupled = True  # weight decay is what Optimizer says, not a part of the step
     # What a step without a gradient changes of a row (weight decay aside): "nothing", its "state", or its "weights".
     at_rest = "weights"
+    reads_all_rows = False  # what it keeps of a variable comes from all rows: none may be made later
     idle = True  # but it changes nothing of a row that was never touched
 
     real = dtypes.FLOAT32  # the dtype in which the variable at hand is stepped
@@ -225,6 +237,7 @@ class Optimizer(serialization.Configurable):
         """
         kept = self._known(variable)
         self.catch_up(variable)
+        kept.make(None)
         parts, state_vs = {}, kept.state_vs if self.state_dtype != "int8" else ops.decode(kept.state_rows)
         for name, part in kept.parts.items():
             per_row = ops.STATES[kept.step][name] == ops.ROW
@@ -283,7 +296,7 @@ class Optimizer(serialization.Configurable):
 
     def restored(self, variable, numbers, arrays):
         """What is to be kept of a variable whose snapshot this is; nothing has changed yet."""
-        kept = self._variables.get(id(variable)) or Kept(variable, self, 0)
+        kept = self._variables.get(id(variable)) or Kept(variable, self, count_of(numbers, "number"), anew=True)
         return kept.restored(numbers, arrays, self)
 
     def restore(self, numbers, variables):
@@ -299,6 +312,54 @@ class Optimizer(serialization.Configurable):
         for kept in variables:
             if kept.owes:
                 kept.variable.debt = kept
+
+    def flush(self):
+        """Forces the state in `path` to disk, with all that an optimizer of the same arguments needs to go on there, in
+        this process or a later one, with the same variables in the same order. Nothing to do without `path`.
+
+        A process that dies after a step and before the next `flush` leaves a state that belongs to no step of the
+        training: the directory is refused then, until a Checkpoint is restored.
+
+        Raises:
+            OSError: the disk is full, ...
+
+        Example:
+            >>> table = fastembed.Table((1000, 16))
+            >>> gradient = fastembed.IndexedSlices(np.ones((1, 16), "float32"), [3], table.shape)
+            >>> optimizer = fastembed.optimizers.Adagrad(0.1, path=directory + "/state")
+            >>> optimizer.apply([gradient], [table])
+            >>> optimizer.flush()
+            >>> del optimizer
+            >>> fastembed.optimizers.Adagrad(0.1, path=directory + "/state").iterations
+            1
+        """
+        if self.home.path is None:
+            return
+        self.catch_up()  # who opens a table does not know yet of steps that its rows have to take
+        with self.held([kept.variable for kept in self._variables.values()]):
+            counters, known = self.snapshot()
+            described = {"class_name": type(self).__name__, "settings": _as_json(self.settings()), "counters": counters}
+            variables, small = [], []
+            for kept in known:
+                numbers, arrays = kept.snapshot()
+                in_files = kept.in_files()
+                small.append({**arrays, **{k: v for k, v in kept.memory().items() if k not in in_files}})
+                variables.append({"name": kept.name, "shape": list(kept.rows.shape), "numbers": numbers})
+            self.home.flush({**described, "variables": variables}, small)
+
+    def _go_on(self, about):
+        """Takes up what flush() left."""
+        try:
+            ours = type(self).__name__, _as_json(self.settings())
+            saved = about["class_name"], about["settings"]
+            if saved != ours:
+                raise ValueError(f"`path` must hold the state of {ours}. Received: {saved}")
+            counters = about["counters"]
+            self.calls, self.skipped = int(counters["calls"]), int(counters["skipped"])
+            if counters["learning_rate"] is not None and isinstance(self._learning_rate, float):
+                self.learning_rate = counters["learning_rate"]
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"`path` must hold the state of an optimizer. Received: {about!r:.200}") from error
 
     def scale_loss(self, loss):
         """Returns the loss times `loss_scale_factor`."""
@@ -337,7 +398,12 @@ class Optimizer(serialization.Configurable):
         kept = self._variables.get(id(variable))
         if kept is None:
             _check_variable(variable)
-            kept = self._variables[id(variable)] = Kept(variable, self, len(self._variables))
+            number = len(self._variables)
+            kept = Kept(variable, self, number)
+            saved = self.home.saved(number)
+            if saved is not None:
+                kept = _gone_on_with(kept, *saved, self)
+            self._variables[id(variable)] = kept
             self._held[id(variable)] = variable
         kept.attach()
         return kept
@@ -543,9 +609,29 @@ class Optimizer(serialization.Configurable):
         """Makes the optimizer of a config of Keras 3, or of Keras 2 without `decay`."""
         config = serialization.arguments_of(config, cls)
         decay = config.pop("decay", None)  # Keras 2
+        if "path" in config:  # a config of a stranger must not open files
+            raise TypeError(f"{cls.__name__} cannot be made from its config: `path` is in no config")
         if decay and decay != cls.legacy_decay:
             raise ValueError(f"`decay` must be {cls.legacy_decay or 0}. Received: decay={decay!r}")
         return super().from_config(config)
+
+
+def _as_json(settings):
+    return json.loads(json.dumps(settings))
+
+
+def _gone_on_with(kept, saved, small, optimizer):
+    """What is kept of a variable, as flush() left it."""
+    if (saved["name"], saved["shape"]) != (kept.name, list(kept.rows.shape)):
+        raise ValueError(
+            f"variables must come in the order that they had, {saved['name']!r} of shape {saved['shape']}. Received: "
+            f"{kept.name!r} of shape {kept.rows.shape}"
+        )
+    memory, in_files = kept.memory(), kept.in_files()
+    for what in memory:
+        if what not in in_files:
+            np.copyto(memory[what], small[what])
+    return kept.restored(saved["numbers"], {**small, **memory}, optimizer)
 
 
 def _check_variable(variable):

@@ -81,16 +81,16 @@ class History:
     Args:
         optimizer: its decays() and drift() say what such a step does.
         step: the name of the step for `ops`, of several passes the first.
-        num_rows: rows of the variable.
+        last_v: int32 (v,), zeros: the step of each row that it has taken last.
         weight_decay: float, the optimizer's for this variable; 0: none.
         replayed: True where missed steps must be taken one after the other.
 
     The optimizer's `real` is the dtype in which the variable is stepped.
     """
 
-    def __init__(self, optimizer, step, num_rows, weight_decay, replayed):
+    def __init__(self, optimizer, step, last_v, weight_decay, replayed):
         self.step, self.weight_decay, self.real = step, weight_decay, optimizer.real
-        self.last_v = np.zeros(num_rows, np.int32)
+        self.last_v = last_v
         self.now = 0
         self.idle = optimizer.idle and not weight_decay
         self.plan = REPLAY if replayed else _plan_of(optimizer)

@@ -1,7 +1,7 @@
 """Kept: what an optimizer keeps of one variable.
 
-May import: optimizers.history, ops, table. Do not break: arrays here are the memory itself; a table holds its Kept as
-its debt, which must not hold the table.
+May import: optimizers.history, .home, files, lazy, ops, table. Do not break: arrays here are the memory itself
+(or the file); a table holds its Kept as its debt, which must not hold the table.
 """
 
 import copy
@@ -10,7 +10,9 @@ import weakref
 
 import numpy as np
 
-from fastembed import ops
+from fastembed import files, ops
+from fastembed.lazy import Lazy
+from fastembed.optimizers import home
 from fastembed.optimizers.history import REPLAY, History
 from fastembed.table import Table
 
@@ -22,9 +24,9 @@ class Kept:
     else steps need of it. For its table it is the debt: the steps that rows have not taken yet. So the table holds it,
     and it holds the table weakly (the optimizer does so for good): memory is free as soon as nobody needs it."""
 
-    def __init__(self, variable, optimizer, number):
-        """number: its place among the variables of the optimizer."""
-        self.state_vs = None
+    def __init__(self, variable, optimizer, number, anew=False):
+        """number: its place among the variables of the optimizer. anew: files that are there are made anew."""
+        self.state_vs, self.home = None, optimizer.home
         self.bind(variable)
         optimizer.real = self.rows.real
         self.number = number
@@ -34,16 +36,19 @@ class Kept:
         self.num_passes = optimizer.num_passes(self.ndim)
         self.parts = ops.state_parts(self.step, self.rows.dim)
         ops.check_state_dtype(self.step, optimizer.state_dtype)
-        self.state_vs = _new_state(len(self.rows), self.parts, optimizer.initial(), self._state_dtype(optimizer))
+        self._sparse = getattr(variable, "lazy", None) is not None
+        if self._sparse and optimizer.reads_all_rows:
+            raise ValueError(f"an optimizer must not need all rows of a table with `lazy`. Received: {optimizer!r}")
+        self.lazy = None  # rows of the state that are not made yet
+        self.state_vs = self._new_state(optimizer, anew)
         self.bind(variable)
         self.weight_decay = optimizer.decay_of(self)
         self.own = optimizer.begin(self.rows, self.ndim, self.weight_decay)
         self.moves = optimizer.at_rest == "weights" or self.weight_decay > 0  # without a gradient
-        self.history = self._new_history(optimizer)
+        self.history = self._new_history(optimizer, anew)
         self.average_vd = self.averaged_v = None
         if optimizer.use_ema:
-            self.average_vd = np.array(ops.decode(self.rows))
-            self.averaged_v = np.full(len(self.rows), optimizer.calls, np.int32)
+            self._new_average(optimizer, anew)
         self.pending = None  # gradients that wait for the next step: a dense sum, or a list of (rows, values)
         self.hyper = {}  # of its last step
         self.looked = None  # the Parts of the last look-up that came here, and their groups
@@ -72,7 +77,8 @@ class Kept:
         return self._variable()
 
     def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name not in _BOUND}
+        state = {name: value for name, value in self.__dict__.items() if name not in _BOUND}
+        return {**state, "home": home.MEMORY, "lazy": None, "_sparse": False}  # a copy lives in memory
 
     @property
     def rounds(self):
@@ -94,7 +100,40 @@ class Kept:
         """Of the learning rate, by row, or None."""
         return getattr(self.variable, "row_scales", None)
 
-    def _new_history(self, optimizer):
+    def _new(self, what, shape, dtype, anew):
+        return self.home.array(self.number, what, shape, dtype, self._sparse, anew)
+
+    def _new_state(self, optimizer, anew):
+        """A row of state for each row, or None. All threads touch the pages of memory now, so that no step pays."""
+        if not self.parts:
+            return None
+        row_s = np.zeros(max(part.stop for part in self.parts.values()))
+        for name, part in self.parts.items():
+            row_s[part] = optimizer.initial().get(name, 0)
+        shape = len(self.rows), len(row_s)
+        state_vs, new = self._new("state", shape, self._state_dtype(optimizer), anew)
+
+        def fill(values_ns, _):
+            ops.fill(values_ns, "row", row=row_s)
+
+        if self._sparse and row_s.any():
+            made, _ = self._new("made", ((shape[0] + 7) // 8,), np.uint8, anew)
+            self.lazy = Lazy(ops.rows_of(state_vs), fill, made)
+        elif new and not self._sparse and (row_s.any() or self.home.path is None):
+            ops.change(state_vs, fill)
+        return state_vs
+
+    def _new_average(self, optimizer, anew):
+        if self._sparse:
+            raise ValueError(f"`use_ema` keeps averages of all rows, and goes without `lazy`. Received: {optimizer!r}")
+        self.average_vd, new = self._new("average", self.rows.shape, self.rows.real.name, anew)
+        self.averaged_v, _ = self._new("averaged", (len(self.rows),), np.int32, anew)
+        if new:
+            for rows in ops.blocks(self.rows):
+                np.copyto(self.average_vd[rows], ops.decode(self.rows, rows))
+            self.averaged_v[:] = optimizer.calls
+
+    def _new_history(self, optimizer, anew):
         if optimizer.untouched != "catch_up" or (optimizer.at_rest == "nothing" and not self.weight_decay):
             return None
         if self.moves and optimizer.use_ema:
@@ -108,7 +147,8 @@ class Kept:
                 f"{self.constraint!r}, which belongs to the whole table"
             )
         replayed = self.row_constraint is not None or self.scales is not None
-        return History(optimizer, optimizer.first_step(self.ndim), len(self.rows), self.weight_decay, replayed)
+        last_v, _ = self._new("last", (len(self.rows),), np.int32, anew)
+        return History(optimizer, optimizer.first_step(self.ndim), last_v, self.weight_decay, replayed)
 
     @property
     def owes(self):
@@ -124,14 +164,20 @@ class Kept:
             self.variable.debt.forget(None)  # frozen rows do not pay
             self.variable.debt = None
         if self.owes:
-            self.changing(None)
+            self.changing(None, but_unmade=True)
             self.forget(None)
             self.variable.debt = self
 
-    def changing(self, groups):
-        """Tells those who watch the table that rows of these groups (None: all) are about to change, or their state."""
-        if getattr(self.variable, "watchers", None):
-            self.variable.changing(None if groups is None else ops.touched(groups, self.rows))
+    def changing(self, groups, but_unmade=False):
+        """Tells the table and the home that rows of these groups (None: all) are about to change, or their state.
+        but_unmade: not those that are not made yet."""
+        self.home.changing()
+        table = self.variable
+        if isinstance(table, Table) and table.is_told:
+            rows_u = None if groups is None else ops.touched(groups, self.rows)
+            table.changing(rows_u, but_unmade)
+            if not but_unmade:
+                self.make(rows_u)
 
     # ---- what a table asks of its debt ----
 
@@ -144,7 +190,7 @@ class Kept:
         if look is not None and groups is None:  # an id is no row: the look-up says so
             return
         how = {"constraint": self.row_constraint, "missed": history.missed(), "everywhere": look is None}
-        self.changing(groups)
+        self.changing(groups, but_unmade=history.idle)
         how["rounding"] = self.rounding and self.rounding._replace(step=self.rounding.step + 1)
         ops.run([self.update(None, groups, None, self.hyper, **how)])
         if look is None:
@@ -246,6 +292,15 @@ class Kept:
         arrays |= {f"own.{name}": array for name, array in self.own.items() if isinstance(array, np.ndarray)}
         return {name: array for name, array in arrays.items() if array is not None}
 
+    def in_files(self):
+        """The names in memory() of arrays that have files of their own."""
+        return {name for name, array in self.memory().items() if files.is_written(array)}
+
+    def make(self, rows_u):
+        """Makes rows of the state (None: all) that are not made yet."""
+        if self.lazy is not None:
+            self.lazy.make(rows_u)
+
     def snapshot(self):
         """(numbers, arrays) for a checkpoint, by name: all else that it keeps."""
         numbers = {"weight_decay": self.weight_decay, "own": _numbers(self.own), "hyper": _numbers(self.hyper)}
@@ -273,9 +328,10 @@ class Kept:
         if numbers["own"].keys() != _numbers(self.own).keys() or ("history" in numbers) != (self.history is not None):
             raise ValueError(f"{type(optimizer).__name__} must keep of a variable what it kept. Received: {numbers}")
         new = copy.copy(self)
+        new.home, new.lazy, new._sparse = self.home, self.lazy, self._sparse
         new.bind(self.variable)
         new.paid = 0
-        new.number, new.rounded = _count(numbers, "number"), _count(numbers, "rounded")
+        new.number, new.rounded = count_of(numbers, "number"), count_of(numbers, "rounded")
         new.rounding = optimizer.rounding_of(new)
         new.own = {**self.own, **_numbers(numbers["own"])}
         new.hyper = _numbers(numbers["hyper"])
@@ -287,8 +343,7 @@ class Kept:
             # Whether its rows have learning rates of their own is in the checkpoint, too.
             replayed = self.row_constraint is not None
             optimizer.real = self.rows.real
-            history = History(optimizer, self.history.step, len(self.rows), self.weight_decay, replayed)
-            history.last_v = self.history.last_v
+            history = History(optimizer, self.history.step, self.history.last_v, self.weight_decay, replayed)
             new.history = history.restored(numbers["history"], arrays["lines"], arrays["last"])
         new.pending = self._restored_pending(numbers.get("pending"), arrays)
         return new
@@ -308,7 +363,8 @@ class Kept:
         return list(zip(np.split(rows_n, ends), np.split(values_nd, ends), strict=True))
 
 
-def _count(numbers, name):
+def count_of(numbers, name):
+    """A whole number of a snapshot."""
     if type(numbers[name]) is not int or not 0 <= numbers[name] < 2**62:
         raise ValueError(f"{name!r} of a variable must be a whole number. Received: {numbers[name]!r}")
     return numbers[name]
@@ -323,18 +379,6 @@ def _numbers(kept):
     """The entries of a dict that are numbers, as Python's."""
     numbers = {name: value for name, value in kept.items() if not isinstance(value, np.ndarray)}
     return {name: value if type(value) is int else float(value) for name, value in numbers.items()}
-
-
-def _new_state(num_rows, parts, initial, dtype):
-    """A row of state for each row, or None. All threads touch the pages now, so that no step pays for it."""
-    if not parts:
-        return None
-    row_s = np.zeros(max(part.stop for part in parts.values()))
-    for name, part in parts.items():
-        row_s[part] = initial.get(name, 0)
-    state_vs = ops.zeros((num_rows, len(row_s)), dtype)
-    ops.change(state_vs, lambda values_vs, _: ops.fill(values_vs, "row", row=row_s))
-    return state_vs
 
 
 def matrix_of(array):

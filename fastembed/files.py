@@ -1,0 +1,159 @@
+"""Tables in .npy files: memory maps, and one writer at a time.
+
+May import: dtypes, memory. Do not break: whoever trains in a file holds its lock, and a lock is free as soon as its
+holder is dead, however it died.
+"""
+
+import contextlib
+import datetime
+import errno
+import mmap
+import os
+import platform
+import weakref
+
+import numpy as np
+
+from fastembed import dtypes, memory
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
+MODES = ("r", "r+", "c")
+_locks = weakref.WeakSet()
+
+
+class FileLock:
+    """The right to write a file: a lock of the operating system on a file beside it, PATH.lock, which says who has it.
+
+    It ends with `close`, with the object or with the process; a forked child does not have it.
+
+    Raises:
+        BlockingIOError: somebody else has it, and who.
+    """
+
+    def __init__(self, path):
+        path = os.path.abspath(os.fspath(path))
+        lock, handle = f"{path}.lock", None
+        while handle is None:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _lock(handle)
+                if not _is_at(handle, lock):  # its last holder has removed it in the meantime
+                    os.close(handle)
+                    handle = None
+            except OSError as error:
+                holder = os.read(handle, 200).decode(errors="replace").strip() or "somebody else"
+                os.close(handle)
+                if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                    raise
+                why = f"one writer at a time, and {holder} has it; readers need no lock (mmap_mode='r')"
+                raise BlockingIOError(errno.EAGAIN, why, path) from None
+        since = datetime.datetime.now().isoformat(" ", "seconds")
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {platform.node()} since {since}\n".encode())
+        self.handle, self.process = handle, os.getpid()
+        self.close = weakref.finalize(self, _unlock, handle, lock, os.getpid())
+        _locks.add(self)
+
+
+def _lock(handle):
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        os.lseek(handle, 1 << 20, os.SEEK_SET)  # past what it says, which others read
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        os.lseek(handle, 0, os.SEEK_SET)
+
+
+def _is_at(handle, path):
+    """Whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _unlock(handle, path, process):
+    if process != os.getpid():  # the lock is the parent's
+        return
+    with contextlib.suppress(OSError):  # Windows removes no open file; a lock that is left is free
+        os.remove(path)
+    os.close(handle)
+
+
+def _after_fork():
+    for lock in list(_locks):  # else the lock would outlive the parent
+        os.close(lock.handle)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def open_npy(path, mode, shape, dtype):
+    """A .npy file as a memory map ("r", "r+" or "c"); ValueError where it is damaged or holds something else."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut, which "r+" would fill up
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"`path` must be a whole .npy file. Received: {path}: {error}") from error
+    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+        order = "" if array.flags.c_contiguous else ", columns first"
+        raise ValueError(
+            f"`path` must hold {dtype} of shape {shape}. Received: {path}: {array.dtype} of shape {array.shape}" + order
+        )
+    return array if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
+
+
+def open_rows(path, mode, shape, storage):
+    """open_npy for a table (rows, dim) of a storage dtype; of PLAIN ones, for any array. bfloat16 lies in files as
+    uint16, which np.load reads."""
+    dtype = dtypes.of_rows(storage, shape[1] if storage in dtypes.QUANTISED else 0)
+    if storage == "bfloat16":
+        array = open_npy(path, mode, shape, np.dtype(np.uint16)).view(dtype)
+    else:
+        array = open_npy(path, mode, shape if storage in dtypes.PLAIN else shape[:1], dtype)
+    _advise(array)
+    return array
+
+
+def new_rows(path, shape, storage, sparse=False):
+    """A new file for a table, of zeros. Its space is taken now, as a disk that fills up later would end the process;
+    sparse: a row takes space when it is written."""
+    dtype = np.dtype(np.uint16) if storage == "bfloat16" else dtypes.of_rows(storage, shape[1])
+    np.lib.format.open_memmap(path, "w+", dtype, shape if storage in dtypes.PLAIN else shape[:1])
+    if not sparse and hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return open_rows(path, "r+", shape, storage)
+
+
+def _advise(array):
+    """Of a file that memory does not hold, pages are read one by one: what lies beside a row is not needed."""
+    if array.nbytes > memory.available() // 2 and hasattr(mmap, "MADV_RANDOM"):
+        array._mmap.madvise(mmap.MADV_RANDOM)
+
+
+def is_written(array):
+    """Whether an array is a file that is open for training."""
+    return isinstance(array, np.memmap) and array.mode in ("r+", "w+")
+
+
+def to_disk(file):
+    """Forces what was written to an open file to disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def directory_to_disk(path):
+    """Forces the names of a directory to disk."""
+    if os.name == "nt":
+        return  # directories cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
