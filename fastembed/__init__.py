@@ -30,6 +30,7 @@ from fastembed import (
 from fastembed._config import show_config
 from fastembed._version import __version__
 from fastembed.checkpoint import Checkpoint
+from fastembed.estimate import Estimate, estimate
 from fastembed.initializers import set_random_seed
 from fastembed.layers import Embedding, EmbeddingBag
 from fastembed.ragged import Ragged
@@ -43,11 +44,13 @@ __all__ = [
     "Checkpoint",
     "Embedding",
     "EmbeddingBag",
+    "Estimate",
     "IndexedSlices",
     "Ragged",
     "Table",
     "__version__",
     "constraints",
+    "estimate",
     "formats",
     "get_num_threads",
     "initializers",

@@ -1,8 +1,8 @@
 """Checkpoint: a training on disk, with all that it needs to go on as if it had never stopped.
 
-May import: files, saving, table, optimizers.base, dtypes, _version. Do not break: training that goes on from a checkpoint
-gives the bits of training that never stopped. So nothing is rounded, and no row catches up on the way: a table is
-written as it lies in memory, beside the steps that its rows have not taken yet.
+May import: files, saving, table, optimizers.base, dtypes, _version. Do not break: training that goes on from a
+checkpoint gives the bits of training that never stopped. So nothing is rounded, and no row catches up on the way: a
+table is written as it lies in memory, beside the steps that its rows have not taken yet.
 
 The directory has checkpoint.json, and an array for each file NUMBER.WHAT.npy (bfloat16 as uint16, of int8, int4 and
 int2 the structured array): NUMBER is the variable's place in

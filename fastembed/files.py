@@ -55,9 +55,13 @@ class FileLock:
         since = datetime.datetime.now().isoformat(" ", "seconds")
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {platform.node()} since {since}\n".encode())
-        self.handle, self.process = handle, os.getpid()
+        self.handle, self.lock = handle, lock
         self.close = weakref.finalize(self, _unlock, handle, lock, os.getpid())
         _locks.add(self)
+
+    def is_held(self):
+        """Whether the file that is locked is still the one at its place."""
+        return _is_at(self.handle, self.lock)
 
 
 def _lock(handle):

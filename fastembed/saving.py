@@ -1,8 +1,8 @@
 """Layers as directories on disk: config.json, embeddings.npy, and the arrays of LoRA where it is enabled.
 
-May import: files, table, serialization. Do not break: at every moment the path holds the old save or the new one, whole.
-A save is written beside its place, forced to disk, and put there by one rename; a failed one leaves nothing behind.
-"""
+May import: files, table, serialization. Do not break: at every moment the path holds the old save or the new one,
+whole. A save is written beside its place, forced to disk, and put there by one rename; a failed one leaves nothing
+behind. """
 
 import contextlib
 import copy
@@ -67,14 +67,16 @@ def load(path, mmap_mode=None, custom_objects=None):
     Args:
         path: the directory.
         mmap_mode: None reads the table into memory; "r" maps the file, for look-ups only, and shares it with all
-            processes that do so; "r+" maps it for training in the file; "c" maps it and keeps changes in memory.
+            processes that do so; "r+" maps it for training in the file, in one process at a time; "c" maps it and keeps
+            changes in memory.
         custom_objects: dict of the classes and functions that the layer's config names and nobody registered, or None.
 
     Returns:
         Embedding or EmbeddingBag.
 
     Raises:
-        FileNotFoundError: there is no save. ValueError: it is damaged, or `mmap_mode` is unknown.
+        FileNotFoundError: there is no save. ValueError: it is damaged, or `mmap_mode` is unknown. BlockingIOError: it
+            is trained elsewhere. MemoryError: the table does not fit.
 
     Example:
         >>> fastembed.Embedding(10, 4).save(directory + "/items")
@@ -84,17 +86,22 @@ def load(path, mmap_mode=None, custom_objects=None):
     if mmap_mode not in (None, "r", "r+", "c"):
         raise ValueError(f"`mmap_mode` must be None, 'r', 'r+' or 'c'. Received: mmap_mode={mmap_mode!r}")
     path = os.path.abspath(os.fspath(path))
-    layer, arrays = of_one_save(path, lambda: _open(path, mmap_mode or "r", custom_objects))
-    layer.adopt(_table(layer, arrays["embeddings"], mmap_mode))
+    lock = None
+    while mmap_mode == "r+" and (lock is None or not lock.is_held()):  # else the directory was replaced just now
+        lock = files.FileLock(os.path.join(path, "embeddings.npy"))
+        layer, arrays = of_one_save(path, lambda: _open(path, mmap_mode, custom_objects))
+    if mmap_mode != "r+":
+        layer, arrays = of_one_save(path, lambda: _open(path, mmap_mode or "r", custom_objects))
+    layer.adopt(_table(layer, arrays["embeddings"], mmap_mode, lock))
     for weight in layer.weights[1:]:
         weight.assign(arrays[weight.name])
     return layer
 
 
-def _table(layer, mapped, mmap_mode):
+def _table(layer, mapped, mmap_mode, lock):
     """The table of a layer that is the mapped file, or a copy of it in memory."""
     if mmap_mode is not None:
-        return Table.wrap(mapped, dim=layer.output_dim, path=mapped.filename)
+        return Table.wrap(mapped, dim=layer.output_dim, path=mapped.filename, lock=lock)
     table = Table((layer.input_dim, layer.output_dim), layer.dtype)
     np.copyto(table.memory, mapped)
     return table

@@ -20,7 +20,7 @@ PACKAGE = Path(fastembed.__file__).parent
 FLOORS = [
     {"__init__"},
     {"_config", "formats", "layers"},
-    {"checkpoint", "saving"},
+    {"checkpoint", "estimate", "saving"},
     {"constraints", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
     {"ragged", "slices", "table"},
     {"lazy"},

@@ -64,6 +64,7 @@ def test_round_trip(layer, mode, path):
     assert sorted(os.listdir(path)) == ["config.json", "embeddings.npy"]
     assert np.array_equal(np.load(path / "embeddings.npy"), array)
     for given in (path, str(path)):
+        loaded = None  # who trains in a file is alone
         loaded = fastembed.load(given, mmap_mode=mode)
         assert type(loaded) is type(layer)
         assert loaded.get_config() == layer.get_config()

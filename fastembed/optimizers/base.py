@@ -245,6 +245,17 @@ class Optimizer(serialization.Configurable):
         parts.update({name: array for name, array in kept.own.items() if isinstance(array, np.ndarray)})
         return {**parts, "average": self.average(variable)} if self.use_ema else parts
 
+    def bytes_of_row(self, storage, dim):
+        """What is kept of each row of a table of this storage dtype, in bytes."""
+        inner = getattr(self, "inner_optimizer", self)
+        real = dtypes.real(storage)
+        width = ops.state_width(inner.step(), dim)
+        state_dtype = "float64" if real == dtypes.FLOAT64 else inner.state_dtype
+        size = ops.row_bytes(state_dtype, width) if width else 0
+        if inner.untouched == "catch_up" and (inner.at_rest != "nothing" or (inner.decoupled and inner.weight_decay)):
+            size += 4  # the step that it has taken last
+        return size + (dim * real.itemsize + 4 if inner.use_ema else 0)
+
     def average(self, variable):
         """The running average of a variable (`use_ema`): floats in its shape, up to date, the memory itself; of
         halves, as steps made them, before they were rounded."""
@@ -344,7 +355,7 @@ class Optimizer(serialization.Configurable):
                 numbers, arrays = kept.snapshot()
                 in_files = kept.in_files()
                 small.append({**arrays, **{k: v for k, v in kept.memory().items() if k not in in_files}})
-                variables.append({"name": kept.name, "shape": list(kept.rows.shape), "numbers": numbers})
+                variables.append({"shape": list(kept.variable.shape), "numbers": numbers})
             self.home.flush({**described, "variables": variables}, small)
 
     def _go_on(self, about):
@@ -399,10 +410,11 @@ class Optimizer(serialization.Configurable):
         if kept is None:
             _check_variable(variable)
             number = len(self._variables)
-            kept = Kept(variable, self, number)
             saved = self.home.saved(number)
-            if saved is not None:
-                kept = _gone_on_with(kept, *saved, self)
+            if saved is None:
+                kept = Kept(variable, self, number)
+            else:
+                kept = _gone_on_with(variable, number, *saved, self)
             self._variables[id(variable)] = kept
             self._held[id(variable)] = variable
         kept.attach()
@@ -620,13 +632,14 @@ def _as_json(settings):
     return json.loads(json.dumps(settings))
 
 
-def _gone_on_with(kept, saved, small, optimizer):
+def _gone_on_with(variable, number, saved, small, optimizer):
     """What is kept of a variable, as flush() left it."""
-    if (saved["name"], saved["shape"]) != (kept.name, list(kept.rows.shape)):
+    if saved["shape"] != list(variable.shape):
         raise ValueError(
-            f"variables must come in the order that they had, {saved['name']!r} of shape {saved['shape']}. Received: "
-            f"{kept.name!r} of shape {kept.rows.shape}"
+            f"variables must come in the order that they had, number {number} of shape {saved['shape']}. Received: "
+            f"{variable!r} of shape {variable.shape}"
         )
+    kept = Kept(variable, optimizer, number)
     memory, in_files = kept.memory(), kept.in_files()
     for what in memory:
         if what not in in_files:

@@ -4,7 +4,6 @@ May import: optimizers.history, .home, files, lazy, ops, table. Do not break: ar
 (or the file); a table holds its Kept as its debt, which must not hold the table.
 """
 
-import copy
 import math
 import weakref
 
@@ -78,7 +77,8 @@ class Kept:
 
     def __getstate__(self):
         state = {name: value for name, value in self.__dict__.items() if name not in _BOUND}
-        return {**state, "home": home.MEMORY, "lazy": None, "_sparse": False}  # a copy lives in memory
+        own = {name: np.array(value) for name, value in state.items() if isinstance(value, np.memmap)}
+        return {**state, **own, "home": home.MEMORY, "lazy": None, "_sparse": False}  # a copy lives in memory
 
     @property
     def rounds(self):
@@ -327,9 +327,8 @@ class Kept:
             raise ValueError(f"`weight_decay` of a variable must be {self.weight_decay}. Received: {numbers}")
         if numbers["own"].keys() != _numbers(self.own).keys() or ("history" in numbers) != (self.history is not None):
             raise ValueError(f"{type(optimizer).__name__} must keep of a variable what it kept. Received: {numbers}")
-        new = copy.copy(self)
-        new.home, new.lazy, new._sparse = self.home, self.lazy, self._sparse
-        new.bind(self.variable)
+        new = Kept.__new__(Kept)
+        new.__dict__.update(self.__dict__)
         new.paid = 0
         new.number, new.rounded = count_of(numbers, "number"), count_of(numbers, "rounded")
         new.rounding = optimizer.rounding_of(new)
