@@ -411,10 +411,7 @@ class Optimizer(serialization.Configurable):
             _check_variable(variable)
             number = len(self._variables)
             saved = self.home.saved(number)
-            if saved is None:
-                kept = Kept(variable, self, number)
-            else:
-                kept = _gone_on_with(variable, number, *saved, self)
+            kept = _gone_on_with(variable, number, *saved, self) if saved else Kept(variable, self, number)
             self._variables[id(variable)] = kept
             self._held[id(variable)] = variable
         kept.attach()
