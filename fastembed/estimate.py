@@ -83,6 +83,4 @@ def estimate(input_dim, output_dim, dtype="float32", optimizer=None):
         raise TypeError(f"`dtype` must be one that trains, one of {list(dtypes.PLAIN)}. Received: dtype={dtype!r}")
     state = 0 if optimizer is None else rows * optimizer.bytes_of_row(storage, dim)
     name = None if optimizer is None else type(optimizer).__name__
-    return Estimate(
-        rows, dim, storage, name, rows * ops.row_bytes(storage, dim), state, memory.available()
-    )
+    return Estimate(rows, dim, storage, name, rows * ops.row_bytes(storage, dim), state, memory.available())

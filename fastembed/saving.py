@@ -2,7 +2,7 @@
 
 May import: files, table, serialization. Do not break: at every moment the path holds the old save or the new one,
 whole. A save is written beside its place, forced to disk, and put there by one rename; a failed one leaves nothing
-behind. """
+behind."""
 
 import contextlib
 import copy
