@@ -2217,7 +2217,9 @@ def fill(fe_real[:, ::1] out_vd not None, int kind, const fe_real[::1] values, f
         raise ValueError("`values` must be one row")
     if numbers is not None and numbers.shape[0] != fill.n:
         raise ValueError("`numbers` must be one for each row")
-    fill.numbers = NULL if numbers is None else &numbers[0]
+    fill.numbers = NULL
+    if numbers is not None:
+        fill.numbers = &numbers[0]
     fill.out = &out_vd[0, 0]
     fill.kind = kind
     fill.values = &values[0] if values is not None else NULL

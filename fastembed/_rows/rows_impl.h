@@ -626,23 +626,27 @@ FE_INLINE wide multiply(wide a, uint32_t b)
 #endif
 }
 
+FE_INLINE void philox_lanes(wide row, wide block, uint64_t seed, wide *words_4)
+{
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    wide x0 = row, x1 = x0 >> 32, x2 = block, x3 = x2 >> 32;
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        const wide p0 = multiply(x0, 0xD2511F53u), p1 = multiply(x2, 0xCD9E8D57u);
+        x0 = (p1 >> 32) ^ x1 ^ (uint64_t)k0;
+        x1 = p1;
+        x2 = (p0 >> 32) ^ x3 ^ (uint64_t)k1;
+        x3 = p0;
+    }
+    words_4[0] = x0, words_4[1] = x1, words_4[2] = x2, words_4[3] = x3;
+}
+
 static void FE_NAME(philox)(const uint64_t *row, const uint64_t *block, uint64_t seed, uint32_t *words)
 {
     for (int lane = 0; lane < 16; lane += LANES) {
-        uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-        wide x0 = *(const wide *)(row + lane), x1 = x0 >> 32, x2 = *(const wide *)(block + lane), x3 = x2 >> 32;
-        for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-            wide p0 = multiply(x0, 0xD2511F53u), p1 = multiply(x2, 0xCD9E8D57u);
-            x0 = (p1 >> 32) ^ x1 ^ (uint64_t)k0;
-            x1 = p1;
-            x2 = (p0 >> 32) ^ x3 ^ (uint64_t)k1;
-            x3 = p0;
-        }
+        wide x[4];
         uint64_t out[4][LANES];
-        memcpy(out[0], &x0, sizeof x0);
-        memcpy(out[1], &x1, sizeof x1);
-        memcpy(out[2], &x2, sizeof x2);
-        memcpy(out[3], &x3, sizeof x3);
+        philox_lanes(*(const wide *)(row + lane), *(const wide *)(block + lane), seed, x);
+        memcpy(out, x, sizeof x);
         for (int k = 0; k < 4; k++)
             for (int l = 0; l < LANES; l++) words[16 * k + lane + l] = (uint32_t)out[k][l];
     }
@@ -755,6 +759,34 @@ FE_INLINE void put_16(fe_real *out, const float *values)
                     out[(rows[l] - row) * d + k * c + blocks[l]] = values[16 * k + l];          \
     }
 
+#if FE_WIDTH > 1
+/* The same for lanes of words. */
+FE_INLINE narrow_float uniform_lanes(wide words, float low, float span, float last)
+{
+    typedef int32_t whole __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+    const narrow_float zero = {0};
+    const narrow_float x = low + CONVERT((whole)(CONVERT(words, narrow) >> 8), narrow_float) * 0x1p-24f * span;
+    const whole below = x < last;
+    return (narrow_float)((below & (whole)x) | (~below & (whole)(zero + last)));
+}
+
+/* Rows whose counters fill vectors: nothing passes through memory on the way. */
+static void FE_NAME(uniform_rows)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float span,
+                                  float last)
+{
+    const size_t c = d / 4;
+    const wide zero = {0};
+    wide counters, x[4];
+    for (int l = 0; l < LANES; l++) counters[l] = (uint64_t)l;
+    for (size_t i = 0; i < n; i++, out += d)
+        for (size_t b = 0; b < c; b += LANES) {
+            philox_lanes(zero + (row + i), counters + (uint64_t)b, seed, x);
+            for (int k = 0; k < 4; k++)
+                *(lanes *)(out + k * c + b) = CONVERT(uniform_lanes(x[k], low, span, last), lanes);
+        }
+}
+#endif
+
 static void FE_NAME(uniform)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high)
 {
     const float span = high - low;
@@ -765,6 +797,12 @@ static void FE_NAME(uniform)(fe_real *out, uint64_t row, size_t n, size_t d, uin
         bits = high == 0 ? INT32_MIN + 1 : high > 0 ? bits - 1 : bits + 1;
         memcpy(&last, &bits, 4);
     }
+#if FE_WIDTH > 1
+    if (d % (4 * LANES) == 0) {
+        FE_NAME(uniform_rows)(out, row, n, d, seed, low, span, last);
+        return;
+    }
+#endif
 #define MAKE() \
     for (int w = 0; w < 64; w++) values[w] = uniform_value(words[w], low, span, last)
     FILL(MAKE)
