@@ -168,14 +168,14 @@ def watched():
         print(f"NOT QUIET: others used {share:.0%} of a processor during this race")
 
 
-def report(work, kind, contestants, seconds, rows, row_bytes, results):
+def report(work, kind, contestants, seconds, rows, row_bytes, results, limit=LIMIT):
     """Prints the table of a race and appends its lines to `results`. A ratio is the median of the rounds' ratios."""
     print(f"\n{work}" + (f", {kind} ids" if kind else ""))
     print(f"{'':24} {'ms':>9}  {'quartiles':>19} {'ns/row':>8} {'GB/s':>7} {'share':>6}")
     for c in contestants:
         low, middle, high = (float(q) for q in np.quantile(seconds[c.name], (0.25, 0.5, 0.75)))
-        share = _ratio(seconds.get(LIMIT), seconds[c.name])
-        ratio = _ratio(seconds[c.name], seconds.get(c.versus)) if c.name not in (c.versus, LIMIT) else None
+        share = _ratio(seconds.get(limit), seconds[c.name])
+        ratio = _ratio(seconds[c.name], seconds.get(c.versus)) if c.name not in (c.versus, limit) else None
         line = {"work": work, "ids": kind, "contestant": c.name, "ms": middle * 1e3}
         line |= {"quartiles_ms": [low * 1e3, high * 1e3], "ns_per_row": middle / rows * 1e9}
         line |= {"gb_per_s": rows * row_bytes / middle / 1e9, "share_of_limit": share}

@@ -1,10 +1,13 @@
 """How long does it take to create a table with uniform values, in fresh memory each time?
 
+The limit: ones, written by as many threads into fresh memory.
+
 May import: fastembed, _harness, _peers. Do not break: nobody gets memory that was touched before, and each table is
 checked before anything is timed.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from _harness import OURS, Contestant, arguments, check, parse, report, watched, write
@@ -13,6 +16,7 @@ from _peers import load_tensorflow, load_torch
 import fastembed
 
 LOW, HIGH = -0.05, 0.05
+ONES = "writing ones"
 
 
 def contestants(args):
@@ -24,7 +28,7 @@ def contestants(args):
         layer.build()
         return layer.embeddings.numpy()
 
-    yield Contestant(OURS, ours)
+    yield Contestant(OURS, ours, target=0.5)
     torch = load_torch(args)
     if torch is not None:
         yield Contestant("torch", lambda _: torch.empty(shape).uniform_(LOW, HIGH), target=2)
@@ -39,6 +43,14 @@ def contestants(args):
         return table_vd
 
     yield Contestant("numpy Generator", numpy)
+
+
+def write_ones(args):
+    """A new table of ones."""
+    table_vd = np.empty((args.rows, args.dim), np.float32)
+    with ThreadPoolExecutor(args.threads) as pool:
+        list(pool.map(lambda part: part.fill(1), np.array_split(table_vd, args.threads)))
+    return table_vd
 
 
 def looks_uniform(table_vd, shape):
@@ -60,6 +72,7 @@ def main():
     entrants = list(contestants(args))
     for c in entrants:
         check(c.name, looks_uniform(c.answer(c.run(None)), (args.rows, args.dim)))
+    entrants.append(Contestant(ONES, lambda _: write_ones(args)))
     seconds = {c.name: [] for c in entrants}
     with watched():
         for number in range(args.rounds):
@@ -70,7 +83,7 @@ def main():
                 seconds[c.name].append(time.perf_counter() - start)
                 del table
     results = []
-    report("create a uniform table", "", entrants, seconds, args.rows, args.dim * 4, results)
+    report("create a uniform table", "", entrants, seconds, args.rows, args.dim * 4, results, ONES)
     write(args, "create", results)
 
 
