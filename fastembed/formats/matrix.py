@@ -5,6 +5,7 @@ against the bytes that are there, and beside the table there are a few blocks, n
 """
 
 import contextlib
+import errno
 import os
 import pickle
 import struct
@@ -22,7 +23,7 @@ from fastembed.table import Table
 BLOCK = saving.CHUNK // 4  # bytes of rows at a time: what is made of them has several times as many
 EXPANSION = 1100  # deflate makes up to 1032 bytes of one
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, OverflowError)
-_DAMAGE = (*_DAMAGE, pickle.UnpicklingError, UnicodeDecodeError, RecursionError, MemoryError)
+_DAMAGE = (*_DAMAGE, pickle.UnpicklingError, RecursionError, MemoryError)
 
 
 class Matrix(NamedTuple):
@@ -111,7 +112,10 @@ def damage(path, kind):
     """What a damaged file raises inside becomes a ValueError that says the path."""
     try:
         yield
-    except _DAMAGE as error:
+    except (*_DAMAGE, ValueError, OSError) as error:
+        ours = isinstance(error, ValueError) and str(error).startswith("`")
+        if ours or (isinstance(error, OSError) and error.errno != errno.EINVAL):  # the disk's, not of a wrong place
+            raise
         reason = str(error) or type(error).__name__
         raise ValueError(f"`path` must be a whole {kind} file. Received: path={path!r}: {reason}") from error
 
