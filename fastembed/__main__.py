@@ -112,6 +112,7 @@ def _is_save(path):
 def _read(given, table_path):
     """The layer of a source, and its words or None."""
     source = given.source
+    os.stat(source)  # FileNotFoundError says more than an unknown suffix
     if given.format != _SAVE and not os.path.isdir(source):
         about = {"dtype": given.dtype, "table_path": table_path, "progress": _progress("reading")}
         layer = formats.load(source, given.format, given.name, **about)
@@ -175,6 +176,7 @@ def _progress(text):
 
 def _info(given):
     path = given.path
+    os.stat(path)
     if os.path.exists(os.path.join(path, "checkpoint.json")):
         _info_checkpoint(path)
     elif os.path.isdir(path):
@@ -217,6 +219,7 @@ def _say(**values):
 
 def _verify(given):
     path = given.path
+    os.stat(path)
     if os.path.isdir(path):
         _verify_save(path)
     else:

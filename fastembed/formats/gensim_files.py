@@ -17,6 +17,7 @@ _CLASSES = ["KeyedVectors", "FastTextKeyedVectors", "Vocab", "CompatVocab", "Sim
 _CLASSES += ["Word2VecKeyedVectors", "WordEmbeddingsKeyedVectors", "EuclideanKeyedVectors"]
 _KNOWN = {**pickles.NUMPY, **{("gensim.models.keyedvectors", name): pickles.Object for name in _CLASSES}}
 _KNOWN["collections", "OrderedDict"] = pickles.Dict
+_KNOWN |= {(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)}
 
 
 def find(path, format):

@@ -20,10 +20,10 @@ from fastembed import dtypes, ops, saving
 from fastembed.layers import Embedding
 from fastembed.table import Table
 
-BLOCK = saving.CHUNK // 4  # bytes of rows at a time: what is made of them has several times as many
+BLOCK = saving.CHUNK // 8  # bytes of a file at a time: what is made of them has several times as many
 EXPANSION = 1100  # deflate makes up to 1032 bytes of one
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, OverflowError)
-_DAMAGE = (*_DAMAGE, pickle.UnpicklingError, RecursionError, MemoryError)
+_DAMAGE = (*_DAMAGE, pickle.UnpicklingError, RecursionError)
 
 
 class Matrix(NamedTuple):
@@ -114,7 +114,7 @@ def damage(path, kind):
         yield
     except (*_DAMAGE, ValueError, OSError) as error:
         ours = isinstance(error, ValueError) and str(error).startswith("`")
-        if ours or (isinstance(error, OSError) and error.errno != errno.EINVAL):  # the disk's, not of a wrong place
+        if ours or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):  # the disk's
             raise
         reason = str(error) or type(error).__name__
         raise ValueError(f"`path` must be a whole {kind} file. Received: path={path!r}: {reason}") from error

@@ -92,6 +92,13 @@ def _array(shape, dtype, columns_first, octets):
     return Array(shape, dtype.dtype(), bool(columns_first), octets)
 
 
+def _octets(text, encoding):
+    """How bytes are written in protocol 2."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("bytes must be written as latin1. Received: others")
+    return text.encode("latin1")
+
+
 def array_of(value):
     """The `Array` that a value of a pickle stands for, or None."""
     return value.array() if isinstance(value, (_Reconstructed, _FromBuffer)) else None
@@ -100,6 +107,7 @@ def array_of(value):
 NUMPY = {
     ("numpy", "ndarray"): Object,
     ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _octets,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Reconstructed for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _FromBuffer for core in ("core", "_core")},
 }
@@ -113,7 +121,7 @@ def read(file, known, persistent=None):
     """
     try:
         return _Reader(file, known, persistent).load()
-    except (AttributeError, TypeError, LookupError, AssertionError) as error:
+    except (AttributeError, TypeError, LookupError, AssertionError, MemoryError) as error:
         raise ValueError(f"a pickle must be whole. Received: {type(error).__name__}: {error}") from error
 
 

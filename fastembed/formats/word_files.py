@@ -22,20 +22,20 @@ _LONGEST_WORD = 1 << 20
 
 def has_sizes(path):
     """Whether a text file begins with a line "rows dim", as word2vec's does."""
-    with _opened(path) as file:
+    with matrix.damage(path, "text"), _opened(path) as file:
         return _sizes(file.readline(100)) is not None
 
 
 def find(path, format):
     """The matrix of a file."""
-    shape, _ = _shape(path, format)
-    return [Matrix("", shape, "float32", lambda: (block_nd for _, block_nd in _rows(path, format)))]
+    shape, start = _shape(path, format)
+    return [Matrix("", shape, "float32", lambda: (block_nd for _, block_nd in _rows(path, format, shape, start)))]
 
 
 def words(path, format, errors):
     """The words of a file."""
     found = []
-    for block, _ in _rows(path, format):
+    for block, _ in _rows(path, format, *_shape(path, format)):
         try:
             found += [word.decode("utf-8", errors) for word in block]
         except UnicodeDecodeError as error:
@@ -56,7 +56,7 @@ def _opened(path):
 def _sizes(line):
     """(rows, dim) of a line of two numbers, or None."""
     fields = line.split()
-    if len(fields) != 2 or not all(field.isdigit() for field in fields):
+    if len(fields) != 2 or not all(field.lstrip(b"-").isdigit() for field in fields):
         return None
     return tuple(map(int, fields))
 
@@ -69,9 +69,9 @@ def _shape(path, format):
         else:
             shape = _sizes(file.readline(100))
             start = file.tell()
-        if shape is None or 0 in shape:
+        if shape is None or min(shape) < 1:
             what = "lines of a word and numbers" if format == "glove" else "a first line 'rows dim'"
-            raise ValueError(f"`path` must have {what}. Received: path={path!r}, which has not, or has zeros there")
+            raise ValueError(f"`path` must have {what}. Received: path={path!r}, which has not")
         room = os.path.getsize(path) * (matrix.EXPANSION if isinstance(file, gzip.GzipFile) else 1)
     size = shape[0] * (1 + shape[1] * (4 if format == "word2vec_binary" else 2))
     if size > room - start:
@@ -103,9 +103,9 @@ def _lines(file):
     yield [rest] if rest else []
 
 
-def _rows(path, format):
+def _rows(path, format, shape, start):
     """Yields (list of words as bytes, float32 array of their vectors)."""
-    (rows, dim), start = _shape(path, format)
+    rows, dim = shape
     read, done = _binary if format == "word2vec_binary" else _text, 0
     with matrix.damage(path, format), _opened(path) as file:
         file.seek(start)
@@ -119,7 +119,7 @@ def _rows(path, format):
 def _binary(file, rows, dim, path):
     size, rest, done = 4 * dim, b"", 0
     while done < rows:
-        more = file.read(max(matrix.BLOCK, size + _LONGEST_WORD))
+        more = file.read(matrix.BLOCK)
         octets, block, values, at = rest + more, [], bytearray(), 0
         while done + len(block) < rows:
             space = octets.find(b" ", at)
@@ -128,10 +128,11 @@ def _binary(file, rows, dim, path):
             block.append(octets[at:space].lstrip(b"\n"))
             at = space + 1 + size
             values += memoryview(octets)[space + 1 : at]
-        if not block:
+        if not block and (not more or len(octets) > size + _LONGEST_WORD):
             raise ValueError(f"`path` must be a whole file. Received: path={path!r}, which ends in row {done}")
         rest, done = octets[at:], done + len(block)
-        yield block, np.frombuffer(values, "<f4").reshape(-1, dim).astype(np.float32, copy=False)
+        if block:
+            yield block, np.frombuffer(values, "<f4").reshape(-1, dim).astype(np.float32, copy=False)
     if (rest + file.read(matrix.BLOCK)).strip():
         raise ValueError(f"`path` must have {rows} rows. Received: path={path!r}, which has more")
 
