@@ -63,6 +63,9 @@ def _parser():
     convert.add_argument("--name", help="which table of IN")
     convert.add_argument("--dtype", choices=dtypes.STORAGE, help="the dtype that the table gets")
     convert.add_argument("--vocabulary", metavar="FILE", help="a word for each row, in a line each; else those of IN")
+    convert.add_argument(
+        "--errors", choices=("strict", "replace", "ignore"), default="strict", help="words of IN in no UTF-8"
+    )
     for run, text in (
         (_info, "Says what is in a file, a save or a checkpoint."),
         (_verify, "Reads all of a file, a save or a checkpoint, and fails if it is damaged."),
@@ -83,25 +86,27 @@ def _parser():
 
 def _convert(given):
     target = os.path.abspath(given.target)
-    own = given.to == _SAVE or (given.to is None and _is_save(given.target))
+    named = given.to or (_SAVE if _is_save(given.target) else formats.format_of(target))
+    os.stat(given.source)  # FileNotFoundError says more than an unknown suffix
     os.makedirs(os.path.dirname(target), exist_ok=True)
     # The table is on its way in a file beside the target, where there is space for one like it.
     with tempfile.TemporaryDirectory(prefix=".", suffix=".converting", dir=os.path.dirname(target)) as folder:
-        table_path = os.path.join(folder, "table.npy")
-        layer, words = _read(given, table_path)
-        words = words if given.vocabulary is None else _read_words(given.vocabulary)
-        if not own:
-            named = formats.format_of(target, given.to)
-            needed = words if named in formats.OF_WORDS else None
-            formats.save(layer, target, named, needed, progress=_progress("writing"))
+        layer = _read(given, os.path.join(folder, "table.npy"))
+        words = _words(given) if named == _SAVE or named in formats.OF_WORDS else None
+        if named != _SAVE:
+            formats.save(layer, target, named, words, progress=_progress("writing"))
             return
         if words is not None and (len(words) != layer.input_dim or any("\n" in word for word in words)):
             raise ValueError(
                 f"a vocabulary must have a line for each of {layer.input_dim} rows. Received: {len(words)}"
             )
-        layer.save(target)
+        made = os.path.join(folder, "save")
+        layer.save(made)
         if words is not None:
-            _write_words(words, os.path.join(target, _WORDS))
+            _write_words(words, os.path.join(made, _WORDS))
+        with saving.new_directory(target, "config.json") as beside:
+            for name in os.listdir(made):
+                os.rename(os.path.join(made, name), os.path.join(beside, name))
 
 
 def _is_save(path):
@@ -110,22 +115,32 @@ def _is_save(path):
 
 
 def _read(given, table_path):
-    """The layer of a source, and its words or None."""
+    """The layer of a source, whose table may live at `table_path`."""
     source = given.source
-    os.stat(source)  # FileNotFoundError says more than an unknown suffix
-    if given.format != _SAVE and not os.path.isdir(source):
+    if not _is_own(given):
         about = {"dtype": given.dtype, "table_path": table_path, "progress": _progress("reading")}
-        layer = formats.load(source, given.format, given.name, **about)
-        named = formats.format_of(source, given.format, reading=True)
-        return layer, formats.load_vocabulary(source, given.format) if named in formats.OF_WORDS else None
+        return formats.load(source, given.format, given.name, **about)
     _refuse_checkpoint(source)
     layer = fastembed.load(source, mmap_mode="r")
     if given.name not in (None, layer.name):
         raise ValueError(f"`name` must be that of the layer, {layer.name!r}. Received: name={given.name!r}")
-    if given.dtype not in (None, layer.dtype):
-        layer = _as_dtype(layer, given.dtype, table_path)
-    words = os.path.join(source, _WORDS)
-    return layer, _read_words(words) if os.path.exists(words) else None
+    return layer if given.dtype in (None, layer.dtype) else _as_dtype(layer, given.dtype, table_path)
+
+
+def _is_own(given):
+    """Whether the source is a save of ours."""
+    return given.format == _SAVE or os.path.isdir(given.source)
+
+
+def _words(given):
+    """The words of a source, or those that are given for it; None if there are none."""
+    if given.vocabulary is not None:
+        return _read_words(given.vocabulary)
+    if _is_own(given):
+        path = os.path.join(given.source, _WORDS)
+        return _read_words(path) if os.path.exists(path) else None
+    named = formats.format_of(given.source, given.format, reading=True)
+    return formats.load_vocabulary(given.source, named, given.errors) if named in formats.OF_WORDS else None
 
 
 def _as_dtype(layer, storage, table_path):

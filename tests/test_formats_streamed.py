@@ -4,7 +4,9 @@ Do not break: the limits are those of the documentation; a process that takes mo
 """
 
 import os
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,3 +230,15 @@ def test_failed_saves(suffix, tmp_path, monkeypatch):
         formats.save(Embedding(2, 3), path, **words)
     assert os.listdir(tmp_path) == [path.name]
     assert path.read_bytes() == b"before"
+
+
+def test_docs():
+    """The table has each format, what reads and writes it, and its suffixes."""
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(formats.FORMATS)
+    for name, suffixes, read, write, words, _ in rows:
+        own = formats.FORMATS[name.strip("`")][0]
+        assert set(own) <= set(re.findall(r"`(.*?)`", suffixes)), name
+        assert (read, write) == ("yes", "no" if name == "`gensim`" else "yes")
+        assert (words == "yes") == (name.strip("`") in formats.OF_WORDS)

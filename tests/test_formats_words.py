@@ -198,6 +198,7 @@ def test_vocabularies(tmp_path):
         b"a b\n",
         b"a 1 2\nb 1\n",
         b"a 1 2\nb 1 c\n",
+        b"\xba\x16\x4f\x2f\x0c" + bytes(100),  # a model of fastText
         b"\x1f\x8b",
         b"\x1f\x8b" + bytes(100),
         gzip.compress(b"2 3\na 1 2 3\n"),

@@ -99,6 +99,16 @@ def test_names_and_formats(capsys):
     fails(capsys, "`path` must end in one of", "info", "b.dat")
 
 
+def test_words_that_are_no_utf8(capsys):
+    with open("a.txt", "wb") as file:
+        file.write(b"2 1\na\xff 1\nb 2\n")
+    assert main(["convert", "a.txt", "a.npy"]) == 0  # which has no words
+    for target in ("b/", "b.bin"):
+        fails(capsys, "must hold words in UTF-8", "convert", "a.txt", target)
+    assert main(["convert", "a.txt", "b.bin", "--errors", "replace"]) == 0
+    assert formats.load_vocabulary("b.bin") == ["a\ufffd", "b"]
+
+
 def test_errors(capsys):
     formats.save(layer_of("float32"), "a.npy")
     fails(capsys, "No such file", "convert", "missing.npy", "b.npz")
