@@ -99,6 +99,15 @@ def test_theirs_here(dtype, torch, tmp_path, monkeypatch):
     refuses(path, "must hold a matrix with rows and columns")
 
 
+def test_without_checksums(torch, tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"weight": torch.arange(6.0).reshape(2, 3)}, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert numbers(formats.load(tmp_path / "a.pt")).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 def test_older_and_other_files_of_theirs(torch, tmp_path):
     path = tmp_path / "a.pt"
     torch.save({"weight": torch.ones(3, 2)}, path, _use_new_zipfile_serialization=False)

@@ -112,6 +112,24 @@ def test_theirs_of_gensim(protocol, apart, tmp_path):
         refuses(path, "must have its vectors beside it")
 
 
+def test_models_of_gensim(tmp_path):
+    """What its models make; a whole model is refused, and FastText's parts."""
+    models = peer("gensim.models")
+    about = {"sentences": [["a", "b", "c"] * 5] * 9, "vector_size": 8, "min_count": 1, "workers": 1}
+    model, fast = models.Word2Vec(**about), models.FastText(**about, bucket=100)
+    for apart in ({}, {"sep_limit": 0}):
+        model.wv.save(str(tmp_path / "a.kv"), **apart)
+        assert np.array_equal(numbers(formats.load(tmp_path / "a.kv")), model.wv.vectors)
+        assert formats.load_vocabulary(tmp_path / "a.kv") == model.wv.index_to_key
+        fast.wv.save(str(tmp_path / "b.kv"), **apart)
+        refuses(tmp_path / "b.kv", "gensim's save_word2vec_format writes")
+    for each in (model, fast):
+        each.save(str(tmp_path / "a.model"))
+        refuses(tmp_path / "a.model", r"Received: gensim\.models\.\w*\.\w*, which is not run", format="gensim")
+    fast.wv.save_word2vec_format(str(tmp_path / "a.vec"))
+    assert np.array_equal(numbers(formats.load(tmp_path / "a.vec")), fast.wv.vectors)
+
+
 def test_gensim_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="'word2vec_binary'"):
         formats.save(Embedding(2, 3), tmp_path / "a.kv", vocabulary=["a", "b"])

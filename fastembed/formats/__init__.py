@@ -75,7 +75,8 @@ def load(path, format=None, name=None, *, dtype=None, table_path=None, progress=
     if table_path is not None and os.path.lexists(table_path):
         raise FileExistsError(f"`table_path` must be free. Received: table_path={os.fspath(table_path)!r}")
     matrix = _module("matrix")
-    target = matrix.Target(None if dtype is None else dtypes.storage(dtype), table_path, progress)
+    storage = None if dtype is None else dtypes.storage(dtype)
+    target = matrix.Target(storage, table_path and os.fspath(table_path), progress)
     if hasattr(module, "load"):
         return module.load(path, name, target)
     return matrix.load(matrix.choose(module.find(path, format), name, path), path, target)

@@ -16,6 +16,7 @@ from fastembed.formats.matrix import Matrix
 _CLASSES = ["KeyedVectors", "FastTextKeyedVectors", "Vocab", "CompatVocab", "SimpleVocab"]
 _CLASSES += ["Word2VecKeyedVectors", "WordEmbeddingsKeyedVectors", "EuclideanKeyedVectors"]
 _KNOWN = {**pickles.NUMPY, **{("gensim.models.keyedvectors", name): pickles.Object for name in _CLASSES}}
+_KNOWN["gensim.models.fasttext", "FastTextKeyedVectors"] = pickles.Object
 _KNOWN["collections", "OrderedDict"] = pickles.Dict
 _KNOWN |= {(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)}
 
@@ -37,7 +38,10 @@ def _vectors(state, path):
     except (ValueError, TypeError) as error:
         raise ValueError(f"`path` must hold a whole KeyedVectors. Received: path={path!r}: {error}") from error
     if array is None:
-        raise ValueError(f"`path` must hold the vectors of a KeyedVectors. Received: path={path!r}, which has none")
+        raise ValueError(
+            f"`path` must hold the vectors of a KeyedVectors; those of FastText, which it makes of parts, gensim's "
+            f"save_word2vec_format writes. Received: path={path!r}, which has none"
+        )
     size, there = math.prod(array.shape) * array.dtype.itemsize, len(array.octets)
     if size != there or array.columns_first:
         raise ValueError(

@@ -131,6 +131,15 @@ def storage_of(dtype):
     return dtypes.name_of(dtype.newbyteorder("="))[0] if dtype.names is None else None
 
 
+def zip_file(path):
+    """A zip file, open. Members of torch's may have zeros for checksums (`torch.serialization.set_crc32_options`)."""
+    archive = zipfile.ZipFile(path)
+    for member in archive.infolist():
+        if member.CRC == 0:
+            del member.CRC  # is not compared then
+    return archive
+
+
 def member_start(archive, member):
     """Where the bytes of a stored member of a zip file begin."""
     archive.fp.seek(member.header_offset)
@@ -148,7 +157,7 @@ def member_room(archive, member):
 def member_rows(path, member, skip, dtype, shape, kind):
     """Yields the rows of a C-contiguous matrix, `skip` bytes after the beginning of a member of a zip file. All of the
     member is read, and held against its checksum."""
-    with damage(path, kind), zipfile.ZipFile(path) as archive, archive.open(member) as file:
+    with damage(path, kind), zip_file(path) as archive, archive.open(member) as file:
         for count in [BLOCK] * (skip // BLOCK) + [skip % BLOCK]:
             file.read(count)
         yield from stored(file, dtype, shape, path)

@@ -100,7 +100,7 @@ def find(path, format):
                 f"`path` must be a file of torch 1.6 or newer; torch.load and torch.save make one. Received: "
                 f"path={path!r}, which is older"
             )
-    with matrix.damage(path, "torch"), zipfile.ZipFile(path) as archive:
+    with matrix.damage(path, "torch"), matrix.zip_file(path) as archive:
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(names) != 1:
             raise ValueError(f"`path` must be a file of torch.save. Received: path={path!r}, which has no data.pkl")

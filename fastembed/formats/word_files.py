@@ -81,6 +81,11 @@ def _shape(path, format):
     return shape, start
 
 
+def _piece():
+    """The bytes that are read at a time: less than of matrices, since short rows become many objects."""
+    return max(1, matrix.BLOCK // 8)
+
+
 def _count(file):
     """(rows, dim) of lines without a first one that says it; None if there are none."""
     rows = dim = 0
@@ -95,7 +100,7 @@ def _count(file):
 def _lines(file):
     """Yields the lines of a file that have something in them, in lists."""
     rest = b""
-    while more := file.read(matrix.BLOCK):
+    while more := file.read(_piece()):
         *lines, rest = (rest + more).split(b"\n")
         if not lines and len(rest) > 4 * matrix.BLOCK:
             raise ValueError(f"`path` must have lines of at most {4 * matrix.BLOCK} bytes. Received: {len(rest)}")
@@ -119,7 +124,7 @@ def _rows(path, format, shape, start):
 def _binary(file, rows, dim, path):
     size, rest, done = 4 * dim, b"", 0
     while done < rows:
-        more = file.read(matrix.BLOCK)
+        more = file.read(_piece())
         octets, block, values, at = rest + more, [], bytearray(), 0
         while done + len(block) < rows:
             space = octets.find(b" ", at)
