@@ -156,6 +156,14 @@ def test_what_is_there_stays():
         assert file.read() == before
     assert main(["convert", "a.npy", "a.npy", "--dtype", "float16"]) == 0  # onto itself
     assert np.load("a.npy").dtype == "float16"
+    with open("words.txt", "w", encoding="utf-8") as file:
+        file.writelines(f"{word} {word}\n" for word in WORDS)  # with spaces, as GloVe's may be
+    assert main(["convert", "a.npy", "save", "--vocabulary", "words.txt"]) == 0
+    assert main(["convert", "save", "save", "--dtype", "bfloat16"]) == 0
+    assert fastembed.load("save").dtype == "bfloat16"
+    with open("save/vocabulary.txt", encoding="utf-8") as file, open("words.txt", encoding="utf-8") as words:
+        assert file.read() == words.read()
+    assert main(["convert", "save", "a.bin"]) == 1
 
 
 def test_info(capsys):

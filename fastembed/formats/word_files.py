@@ -73,7 +73,7 @@ def _shape(path, format):
             what = "lines of a word and numbers" if format == "glove" else "a first line 'rows dim'"
             raise ValueError(f"`path` must have {what}. Received: path={path!r}, which has not")
         room = os.path.getsize(path) * (matrix.EXPANSION if isinstance(file, gzip.GzipFile) else 1)
-    size = shape[0] * (1 + shape[1] * (4 if format == "word2vec_binary" else 2))
+    size = shape[0] * (1 + shape[1] * (4 if format == "word2vec_binary" else 2)) - 1  # perhaps no last newline
     if size > room - start:
         raise ValueError(
             f"`path` must be a whole file. Received: path={path!r}: {shape} rows and numbers in {room} bytes"
