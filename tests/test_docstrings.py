@@ -1,7 +1,7 @@
 """The examples in docstrings run and print what they say, and so does the README's.
 
-Do not break: an example may use `fastembed`, `np` and `directory`, a folder of its own, without an import. What an
-example needs beyond NumPy stands in NEEDS.
+Do not break: an example may use `fastembed`, `np` and `directory`, a folder of its own, without an import; it needs
+NumPy alone.
 """
 
 import doctest
@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from peers import need
 
 import fastembed
 
 MODULES = ["fastembed", *(found.name for found in pkgutil.walk_packages(fastembed.__path__, "fastembed."))]
-NEEDS = {"fastembed.formats.load": "h5py", "fastembed.formats.save": "h5py"}
 
 
 def examples(name, **names):
@@ -30,10 +28,7 @@ def examples(name, **names):
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, tmp_path):
     runner = doctest.DocTestRunner()
-    tests = examples(name)
-    for number, test in enumerate(sorted(tests, key=lambda test: test.name in NEEDS)):  # those last
-        if test.name in NEEDS:
-            need(NEEDS[test.name])
+    for number, test in enumerate(examples(name)):
         directory = tmp_path / str(number)
         directory.mkdir()
         test.globs["directory"] = str(directory)

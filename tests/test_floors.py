@@ -18,7 +18,7 @@ from fastembed import _core, _core64
 PACKAGE = Path(fastembed.__file__).parent
 # From the roof to the ground; what stands on one floor may use each other.
 FLOORS = [
-    {"__init__"},
+    {"__init__", "__main__"},
     {"_config", "formats", "layers"},
     {"checkpoint", "estimate", "saving"},
     {"constraints", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
@@ -32,7 +32,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 MODULES = sorted(FILES)  # "ops", "layers", "layers.embedding", ...
-EXTRAS = {"formats.hdf5": {"h5py"}}  # imported inside functions, where they are needed
+EXTRAS = {"formats.hdf5": {"h5py"}, "__main__": {"tqdm"}}  # imported inside functions, where they are needed
 
 
 def floor(module):
@@ -72,7 +72,7 @@ def test_all_modules_are_found():
 def test_imports_go_down(module):
     for first, name in imports(module):
         if first == "fastembed":
-            assert floor(name) >= floor(module), f"{module} imports {name}, which stands above it"
+            assert floor(name or "__init__") >= floor(module), f"{module} imports {name}, which stands above it"
             assert not name.startswith("_core") or module == "ops", f"{module} imports {name}, which only ops may"
         else:
             allowed = {"numpy", *sys.stdlib_module_names, *EXTRAS.get(module, ())}

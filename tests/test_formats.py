@@ -20,7 +20,7 @@ from peers import peer
 
 import fastembed
 from fastembed import Embedding, EmbeddingBag, formats, initializers, saving
-from fastembed.formats import hdf5, keras_files
+from fastembed.formats import hdf5
 
 h5py = peer("h5py")
 
@@ -130,6 +130,32 @@ def test_what_keras_does_not_know_stays_out(tmp_path):
     assert "module" not in two["embeddings_initializer"]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int8", "int4"])
+def test_dtypes_and_places(dtype, suffix, tmp_path, monkeypatch):
+    """A table of another dtype, in memory and in a new file: what encoding the rows gives."""
+    monkeypatch.setattr(saving, "CHUNK", 1000)
+    layer = Embedding(70, D, "normal", name="items", mask_zero=True)
+    formats.save(layer, tmp_path / f"a{suffix}")
+    expected = fastembed.Table((70, D), dtype)
+    fastembed.ops.encode(expected.rows, table(layer))
+    for path in (None, tmp_path / "table.npy"):
+        seen = []
+        about = {"dtype": dtype, "table_path": path, "progress": lambda *now, seen=seen: seen.append(now)}
+        loaded = formats.load(tmp_path / f"a{suffix}", **about)
+        assert (loaded.dtype, loaded.name, loaded.built) == (dtype, "items", True)
+        assert loaded.mask_zero == (suffix != ".weights.h5")
+        assert table(loaded).tobytes() == expected.numpy().tobytes()
+        assert seen[-1] == (70, 70)
+    assert isinstance(table(loaded), np.memmap)
+    assert loaded.path == loaded.embeddings.path == str(tmp_path / "table.npy")
+    (found,) = formats.find(tmp_path / f"a{suffix}")
+    assert (found.title, found.shape, found.storage) == ("items", (70, D), "float32")
+    assert np.array_equal(np.concatenate(list(found.blocks())), table(layer))
+    with pytest.raises(FileExistsError, match="`table_path` must be free"):
+        formats.load(tmp_path / f"a{suffix}", table_path=tmp_path / "table.npy")
+
+
 def test_layers_in_files(tmp_path):
     """A table that lives in a file, or is mapped read-only, is written like any other, but never over itself."""
     formats.save(Embedding(V, D, "ones", path=tmp_path / "rows.npy"), tmp_path / "a.h5")
@@ -171,7 +197,7 @@ def test_names_that_keras_refuses(name, tmp_path):
     if name:
         assert formats.load(tmp_path / "a.weights.h5").name == name
     with pytest.raises(TypeError, match="`layer` must be an Embedding"):
-        keras_files.save(object(), str(tmp_path / "b.h5"), "keras2_h5")
+        formats.save(object(), tmp_path / "b.h5")
 
 
 # ---- which Embedding ---------------------------------------------------------------------------------
@@ -500,6 +526,16 @@ def test_int4(d, groups, suffix, tmp_path, rng, monkeypatch):
         assert table(layer).tobytes() == values.tobytes()
     else:
         np.testing.assert_allclose(layer(np.arange(V)), values, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_dtypes_of_quantised_tables(suffix, tmp_path, int8):
+    """Codes stay codes."""
+    path = quantised(tmp_path / f"a{suffix}", "int8", int8)
+    assert formats.load(path, dtype="int8", table_path=tmp_path / "table.npy").dtype == "int8"
+    for dtype in ("float32", "int4"):
+        with pytest.raises(ValueError, match="`dtype` must be None or 'int8' for this table"):
+            formats.load(path, dtype=dtype)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])

@@ -1,7 +1,7 @@
 """HDF5 files: which matrices there are, and a matrix in chunks, in and out.
 
-May import: ops, saving. Do not break: no other file is read, whatever a file links to; and a matrix gets memory only
-after its size was held against the bytes that are there.
+May import: matrix, ops, saving. Do not break: no other file is read, whatever a file links to; and a matrix gets memory
+only after its size was held against the bytes that are there.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ import tempfile
 import numpy as np
 
 from fastembed import ops, saving
+from fastembed.formats.matrix import EXPANSION
 
-EXPANSION = 1100  # deflate makes up to 1032 bytes of one
 _DEEPEST = 100
 
 
@@ -129,7 +129,7 @@ def blocks(data, size):
     return (slice(start, min(start + step, len(data))) for start in range(0, len(data), step))
 
 
-def read(data, table):
+def read(data, table, progress=None):
     """Copies a dataset of floats into a table of its shape, some rows at a time."""
     same = dtype_name(data) == table.storage
     for part in blocks(data, data.shape[1] * data.dtype.itemsize):
@@ -138,6 +138,8 @@ def read(data, table):
             data.read_direct(array_vd, part, part)
         else:
             ops.encode(table.rows, floats(data, part), part.start)
+        if progress is not None:
+            progress(part.stop, len(data))
 
 
 def floats(data, rows):

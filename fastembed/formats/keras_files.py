@@ -1,7 +1,7 @@
 """The Embedding in files of Keras: `.keras`, `.weights.h5`, and HDF5 files of Keras 2.
 
-May import: hdf5, keras_codes, layers, and what stands below them. Do not break: a file is data. Of a config in it only
-the keys that are listed here are used, and no name in it is imported, evaluated or opened.
+May import: hdf5, keras_codes, matrix, layers, and what stands below them. Do not break: a file is data. Of a config in
+it only the keys that are listed here are used, and no name in it is imported, evaluated or opened.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from fastembed import dtypes, saving, serialization
 from fastembed._version import __version__
-from fastembed.formats import hdf5, keras_codes
+from fastembed.formats import hdf5, keras_codes, matrix
+from fastembed.formats.matrix import Matrix
 from fastembed.layers import Embedding
-from fastembed.table import Table
 
 _WEIGHTS = "model.weights.h5"  # in a .keras file
 _LARGEST_CONFIG = 64 << 20
@@ -59,25 +59,52 @@ class _Found(NamedTuple):
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load(path, name):
+def load(path, name, target):
     """Reads an Embedding; see `fastembed.formats.load`."""
+    with _opened(path) as (weights, alone, config):
+        return _read(weights, _choose(*_candidates(weights, alone, config), alone, name, path), path, target)
+
+
+def find(path, format):
+    """The Embeddings of a file."""
+    with _opened(path) as (weights, alone, config):
+        found = [each for each in _candidates(weights, alone, config)[0] if each.dataset is not None]
+        return [_matrix(path, each, weights[each.dataset]) for each in found]
+
+
+def _matrix(path, found, data):
+    """What `find` says of an Embedding."""
+
+    def blocks():
+        with _opened(path) as (weights, *_):
+            data = weights[found.dataset]
+            for part in hdf5.blocks(data, data.shape[1] * data.dtype.itemsize):
+                yield data[part]
+
+    return Matrix(found.dataset, data.shape, hdf5.dtype_name(data), blocks, found.name)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """The weights of a file, their matrices (see `hdf5.matrices`), and its config (None: it has none)."""
     with open(path, "rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if not zipped:
         with hdf5.opened(path, path) as weights:
             alone = hdf5.matrices(weights, path, path)
             config = hdf5.text(weights.attrs, "model_config")
-            return _load(weights, alone, config and _json(config, path), name, path)
+            yield weights, alone, config and _json(config, path)
+        return
     try:
         with zipfile.ZipFile(path) as archive, _weights(archive, path) as file, hdf5.opened(file, path) as weights:
             alone = hdf5.matrices(weights, file, path)
-            return _load(weights, alone, _json(_small(archive, "config.json", path), path), name, path)
+            yield weights, alone, _json(_small(archive, "config.json", path), path)
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, RuntimeError, NotImplementedError) as error:
         raise ValueError(f"`path` must be a whole .keras file. Received: path={path!r}: {error}") from error
 
 
-def _load(weights, alone, config, name, path):
-    """The chosen Embedding of a file's weights, whose matrices are given, and its config (None: it has none)."""
+def _candidates(weights, alone, config):
+    """The Embeddings of a file, and all of its matrices."""
     unnamed = [_Found(*_layer_name(weights, dataset), None) for dataset in alone]
     found = [_match(*embedding, unnamed) for embedding in _embeddings(config)]
     found = list(
@@ -85,6 +112,11 @@ def _load(weights, alone, config, name, path):
     )  # a shared layer is in several places of a config
     if not found:
         found = [each for each in unnamed if _is_embedding(weights, each.dataset, alone)]
+    return found, unnamed
+
+
+def _choose(found, unnamed, alone, name, path):
+    """The Embedding of this name, or the only one."""
     chosen = found
     if name is not None:  # perhaps a layer of another class, whose only weight is a matrix
         exact = [each for each in unnamed if each.dataset == name.strip("/")]
@@ -94,17 +126,17 @@ def _load(weights, alone, config, name, path):
         some = [str(each) for each in found or unnamed]
         held = ", ".join(some[:20] + ["..."] * (len(some) > 20)) or "no matrix"
         raise ValueError(f"{rule}. Received: name={name!r}, path={path!r}, which has {held}")
-    return _read(weights, chosen[0], path)
+    return chosen[0]
 
 
-def _read(weights, found, path):
+def _read(weights, found, path, target):
     """The layer, with its table."""
     if found.dataset is None:
         raise ValueError(f"`path` must hold the weights of {found.name!r}. Received: path={path!r}, which has none")
     lora = _lora(weights, found, path)
     layer = None if found.config is None else _layer(found.config, path, lora)
     if hdf5.dtype_name(weights[found.dataset]) == "int8":
-        layer = _read_codes(weights, found, layer, lora, path)
+        layer = _read_codes(weights, found, layer, lora, path, target)
     else:
         data, dtype = hdf5.dataset(weights, found.dataset, path, dtypes.PLAIN)
         layer = layer or Embedding(*data.shape, name=found.name, dtype=dtype)
@@ -114,15 +146,14 @@ def _read(weights, found, path):
                 f"`path` must hold {layer.dtype} of shape {(layer.input_dim, layer.output_dim)} for {found.name!r}, as "
                 f"its config says. Received: path={path!r}: {found.dataset!r} is {dtype} of shape {data.shape}"
             )
-        table = Table(data.shape, layer.dtype)
-        hdf5.read(data, table)
-        layer.adopt(table)
+        layer = _converted(layer, target)
+        layer.adopt(target.table(data.shape, layer.dtype, lambda table: hdf5.read(data, table, target.progress)))
     for data, table in zip(lora, layer.weights[1:], strict=True):
         hdf5.read(data, table)
     return layer
 
 
-def _read_codes(weights, found, layer, lora, path):
+def _read_codes(weights, found, layer, lora, path, target):
     """As _read, of a quantised layer. With several scales for a row, as no table here has, it becomes a plain one."""
     codes = keras_codes.Codes(weights, found.dataset, path, layer)
     config = found.config
@@ -134,9 +165,19 @@ def _read_codes(weights, found, layer, lora, path):
     if codes.groups > 1:
         plain = {"dtype": dtypes.source(policy.name), "quantization_config": None}
         layer = _layer({**config, **plain}, path, lora)
-    table = Table((codes.rows, codes.dim), layer.dtype)
-    codes.read(table, policy.compute)
-    layer.adopt(table)
+    if target.dtype not in (None, layer.dtype):
+        raise ValueError(f"`dtype` must be None or {layer.dtype!r} for this table. Received: dtype={target.dtype!r}")
+    layer.path = target.path
+    shape = codes.rows, codes.dim
+    layer.adopt(target.table(shape, layer.dtype, lambda table: codes.read(table, policy.compute)))
+    return layer
+
+
+def _converted(layer, target):
+    """The layer, not built, of the dtype that was asked for."""
+    if target.dtype not in (None, layer.dtype):
+        layer = Embedding.from_config({**layer.get_config(), "dtype": target.policy(layer.dtype, layer.output_dim)})
+    layer.path = target.path
     return layer
 
 
@@ -294,7 +335,7 @@ def _weights(archive, path):
     """The HDF5 file in a .keras file, open: a stored one where it is, a compressed one from a temporary file beside."""
     member = _member(archive, _WEIGHTS, path)
     stored = member.compress_type == zipfile.ZIP_STORED
-    if member.file_size > member.compress_size * (1 if stored else hdf5.EXPANSION):
+    if member.file_size > member.compress_size * (1 if stored else matrix.EXPANSION):
         raise ValueError(
             f"`path` must be a whole file. Received: path={path!r}, whose {_WEIGHTS} has {member.file_size} bytes, of "
             f"which {member.compress_size} are there"
@@ -308,18 +349,14 @@ def _weights(archive, path):
     with archive.open(member) as content:  # compares its checksum
         while content.read(1 << 20):
             pass
-    archive.fp.seek(member.header_offset)
-    names, extra = struct.unpack("<26xHH", archive.fp.read(30))
-    yield _Window(archive.fp, member.header_offset + 30 + names + extra, member.file_size)
+    yield _Window(archive.fp, matrix.member_start(archive, member), member.file_size)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def save(layer, path, format):
+def save(layer, path, format, vocabulary, progress):
     """Writes a layer; see `fastembed.formats.save`."""
-    if not isinstance(layer, Embedding):
-        raise TypeError(f"`layer` must be an Embedding. Received: {layer!r}")
     if format != "keras_weights":
         if type(layer) is not Embedding:
             raise ValueError(
@@ -334,7 +371,7 @@ def save(layer, path, format):
     if keras2 and storage == "bfloat16":  # which Keras, of any version, writes but does not read
         storage = "float32"
     with saving.new_file(path) as beside, layer.embeddings.lock:
-        rows, folder = layer.merged_pieces(storage), os.path.dirname(beside)
+        rows, folder = matrix.pieces(layer, storage, progress), os.path.dirname(beside)
         content = hdf5.pieces(lambda file: fill(file, layer, storage), rows, folder)
         if format != "keras":
             with open(beside, "xb") as file:

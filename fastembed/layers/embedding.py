@@ -586,14 +586,14 @@ class Embedding:
         if self._lora is None and storage == table.storage:
             yield from saving.pieces(table.numpy())
             return
-        for _, values_vd in self._merged():
+        for _, values_vd in self.merged_blocks():
             array = ops.zeros(values_vd.shape, storage)
             ops.encode(array, values_vd)
             yield memoryview(array.view(np.uint8)).cast("B")
 
-    def _merged(self):
-        """Yields (first row, float32 rows that look-ups give) in blocks."""
-        rows = self._table.current(None)
+    def merged_blocks(self):
+        """Yields (first row, the rows that look-ups give, as numbers) in blocks."""
+        rows = self.embeddings.current(None)
         for block in ops.blocks(rows):
             values_vd = ops.decode(rows, block)
             if self._lora is not None:
@@ -663,7 +663,7 @@ class Embedding:
             raise ValueError(f"a layer can be quantised once. Received: mode={mode!r} for one of {old.storage}")
         table = Table(old.shape, mode, name=old.name, trainable=False)
         with old.lock:
-            for first_row, values_vd in self._merged():
+            for first_row, values_vd in self.merged_blocks():
                 ops.encode(table.rows, values_vd, first_row)
         self._table = table
         self._policy = dtypes.policy(dtypes.quantised(self._policy.name, mode, self.output_dim))
