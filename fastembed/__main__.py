@@ -265,8 +265,6 @@ def _refuse_checkpoint(path):
 
 
 def _estimate(given):
-    if not hasattr(fastembed, "estimate"):
-        raise ValueError("this version has no estimate")
     print(fastembed.estimate(given.rows, given.dim, dtype=given.dtype, optimizer=given.optimizer))
 
 

@@ -182,6 +182,12 @@ class Table:
         made as if they were. Rows that have steps to take have not taken them."""
         return self._rows.octets_vb[rows] if self.lazy is None else self.lazy.read(rows)
 
+    def pieces(self):
+        """Yields the bytes of all rows as look-ups see them, in chunks of some megabytes; a lazy table stays lazy."""
+        self._pay(None)
+        for block in ops.blocks(self._rows):
+            yield memoryview(self.read(block).reshape(-1))
+
     def flush(self):
         """Forces a table that is trained in a file to disk. Nothing to do for one in memory.
 

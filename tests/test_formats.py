@@ -822,7 +822,7 @@ def test_a_save_that_fails_leaves_the_old_file(suffix, tmp_path, monkeypatch, ru
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for module, name in ((os, "fsync"), (os, "replace"), (saving, "pieces"), (hdf5, "pieces")):
+    for module, name in ((os, "fsync"), (os, "replace"), (fastembed.Table, "pieces"), (hdf5, "pieces")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fail)
             with pytest.raises(OSError, match="No space left"):

@@ -584,7 +584,7 @@ class Embedding:
         in it."""
         table = self.embeddings
         if self._lora is None and storage == table.storage:
-            yield from saving.pieces(table.numpy())
+            yield from table.pieces()
             return
         for _, values_vd in self.merged_blocks():
             array = ops.zeros(values_vd.shape, storage)
@@ -593,9 +593,9 @@ class Embedding:
 
     def merged_blocks(self):
         """Yields (first row, the rows that look-ups give, as numbers) in blocks."""
-        rows = self.embeddings.current(None)
-        for block in ops.blocks(rows):
-            values_vd = ops.decode(rows, block)
+        table = self.embeddings
+        for block in ops.blocks(table.rows):
+            values_vd = table.to_real(block)
             if self._lora is not None:
                 values_vd = np.array(values_vd)
                 self._lora.add_change(values_vd, block.start)
