@@ -250,6 +250,25 @@ def check_ids(const id_t[::1] ids_n not None, int64_t v):
     return good
 
 
+def find_unmade(const id_t[::1] ids_n not None, int64_t v, const unsigned char[::1] made not None,
+                int64_t[::1] found_n not None):
+    """Writes the ids whose bit in `made` is 0 to the begin of found_n; returns how many they are, -1 if one is no
+    row."""
+    cdef int64_t i, id, count = 0, n = ids_n.shape[0]
+    if found_n.shape[0] < n or made.shape[0] < (v + 7) // 8:
+        raise ValueError("`found_n` or `made` is too short")
+    with nogil:
+        for i in range(n):
+            id = ids_n[i]
+            if id < 0 or id >= v:
+                count = -1
+                break
+            if not made[id >> 3] >> (id & 7) & 1:
+                found_n[count] = id
+                count += 1
+    return count
+
+
 # ---- gather and pool -----------------------------------------------------------------------------------------------
 
 cdef struct Look:

@@ -38,11 +38,11 @@ class Lazy:
             for block in ops.blocks(self.rows):
                 self._make(self.missing(block))
             return
-        if not ops.are_rows(rows_n, len(self.rows)):
-            return
-        missing_n = rows_n[self.made[rows_n >> 3] >> (rows_n & 7).astype(np.uint8) & 1 == 0]
-        if len(missing_n):
-            self._make(np.unique(missing_n).astype(np.int64, copy=False))
+        self._make(ops.unmade(rows_n, len(self.rows), self.made))
+
+    def has_made(self, rows_n):
+        """Whether make() has nothing to do."""
+        return rows_n is not None and not len(ops.unmade(rows_n, len(self.rows), self.made))
 
     def _make(self, rows_u):
         step = max(1, _AT_ONCE // self.rows.dim)
@@ -52,7 +52,7 @@ class Lazy:
             octets_u = part_u >> 3
             starts = np.flatnonzero(np.diff(octets_u, prepend=-1))
             bits = np.left_shift(1, part_u & 7).astype(np.uint8)
-            self.made[octets_u[starts]] |= np.bitwise_or.reduceat(bits, starts) if len(bits) else bits
+            self.made[octets_u[starts]] |= np.bitwise_or.reduceat(bits, starts)
 
     def _octets(self, rows_u):
         """The bytes that rows begin with."""

@@ -104,7 +104,7 @@ class Core:
     def __init__(self, module, real):
         self.module, self.real = module, real
         self.codes = {name: code for code, name in enumerate(module.DTYPES)}
-        for name in ("check_ids", "gather", "pool", "weights_gradient", "group"):
+        for name in ("check_ids", "find_unmade", "gather", "pool", "weights_gradient", "group"):
             fused = getattr(module, name)
             setattr(self, name, {_INT32: fused["int32_t"], _INT64: fused["int64_t"]})
 
@@ -199,15 +199,18 @@ def explain_ids(ids_n, num_rows, shape=None, name="ids"):
     )
 
 
-def are_rows(ids_n, num_rows):
-    """Whether all of flat int32 or int64 ids are rows."""
-    return _single.check_ids[ids_n.dtype](ids_n, num_rows)
-
-
 def check_ids(ids_n, num_rows, name="ids"):
     """Raises the IndexError if one of the ids is no row."""
-    if not are_rows(ids_n, num_rows):
+    if not _single.check_ids[ids_n.dtype](ids_n, num_rows):
         explain_ids(ids_n, num_rows, name=name)
+
+
+def unmade(ids_n, num_rows, made):
+    """The rows among flat int32 or int64 ids whose bit in `made` (see Lazy) is 0: int64, rising, each once. None of
+    them, where an id is no row."""
+    found_n = np.empty(len(ids_n), np.int64)
+    count = _single.find_unmade[ids_n.dtype](ids_n, num_rows, made, found_n)
+    return np.unique(found_n[: max(0, count)])
 
 
 def check_splits(row_splits, num_values):

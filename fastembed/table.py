@@ -221,8 +221,8 @@ class Table:
         return self.debt is not None or self.lazy is not None
 
     def _make(self, ids_n):
-        with self.lock:
-            if self.lazy is not None:
+        if not self.lazy.has_made(ids_n):
+            with self.lock:
                 self.lazy.make(ids_n)
 
     def _pay(self, ids_n, *bags):
