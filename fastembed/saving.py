@@ -103,18 +103,18 @@ def _table(layer, mapped, mmap_mode):
 def of_one_save(path, open_files):
     """What `open_files()` returns: again, if another process has replaced the directory `path` in the meantime."""
     while True:
-        before = _identity(path)
+        before = identity(path)
         try:
             opened = open_files()
         except (OSError, ValueError):
-            if _identity(path) == before:
+            if identity(path) == before:
                 raise
         else:
-            if _identity(path) == before:
+            if identity(path) == before:
                 return opened
 
 
-def _identity(path):
+def identity(path):
     """What tells a directory from the one that takes its place."""
     try:
         found = os.stat(path)
@@ -193,9 +193,9 @@ def new_directory(path, marker):
         os.umask(umask)
         os.chmod(beside, 0o777 & ~umask)
         yield beside
-        _directory_to_disk(beside)
+        directory_to_disk(beside)
         _put(beside, path)
-        _directory_to_disk(parent)
+        directory_to_disk(parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # what failed, or the one that was replaced
 
@@ -215,7 +215,7 @@ def new_file(path):
         with open(beside, "r+b") as file:
             _to_disk(file)
         os.replace(beside, path)
-        _directory_to_disk(parent)
+        directory_to_disk(parent)
     finally:
         if os.path.exists(beside):
             os.remove(beside)
@@ -226,7 +226,8 @@ def _to_disk(file):
     os.fsync(file.fileno())
 
 
-def _directory_to_disk(path):
+def directory_to_disk(path):
+    """Forces the names in a directory to disk."""
     if os.name == "nt":
         return  # directories cannot be opened there
     handle = os.open(path, os.O_RDONLY)

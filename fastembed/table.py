@@ -143,7 +143,7 @@ class Table:
     def changing(self, rows_u=None):
         """Tells those who watch the table that rows (int64, rising; None: all) are about to change, or what is kept of
         them. `lock` is held then, and until they have changed. Whoever writes to `numpy()` calls this first."""
-        for watcher in self.watchers:
+        for watcher in list(self.watchers):  # which may leave
             watcher.before(rows_u)
 
     def freeze(self, rows):
@@ -288,7 +288,13 @@ class Table:
         # optimizer that is copied too becomes the creditor again.
         self.current(None)
         octets_vb, in_file = self._rows.octets_vb, isinstance(self._array, np.memmap)
-        state = {**self.__dict__, "debt": None, "watchers": [], "_array": octets_vb, "_rows": (self.storage, self.shape[1])}
+        state = {
+            **self.__dict__,
+            "debt": None,
+            "watchers": [],
+            "_array": octets_vb,
+            "_rows": (self.storage, self.shape[1]),
+        }
         if in_file:  # a copy lives in memory: two writers of one file lose data
             state.update(_array=np.array(octets_vb), path=None)
         return state
