@@ -21,9 +21,9 @@ HEAD = 4096  # bytes of a file before its data
 class Model:
     """An embedding of bags, a table, a matrix and a vector, all trained by one optimizer."""
 
-    def __init__(self, optimizer, storage="float32", **arguments):
+    def __init__(self, optimizer, storage="float32", v=V, **arguments):
         self.optimizer = optimizer
-        self.bag = EmbeddingBag(V, D, "mean", embeddings_initializer=initial(1), dtype=storage, **arguments)
+        self.bag = EmbeddingBag(v, D, "mean", embeddings_initializer=initial(1), dtype=storage, **arguments)
         self.table = Table((40, 3), storage, name="own")
         self.dense, self.bias = ops.zeros((D, 2), storage), np.zeros(D, np.float32)
         ops.encode(self.dense, np.full((D, 2), 0.5, np.float32))
@@ -36,7 +36,7 @@ class Model:
     def train(self, *steps):
         for number in steps:
             rng = np.random.default_rng(number)
-            ids, more = rng.zipf(1.5, (8, 3)) % V, rng.integers(0, 40, 5)
+            ids, more = rng.zipf(1.5, (8, 3)) % self.bag.input_dim, rng.integers(0, 40, 5)
             pairs = [
                 (self.bag.gradient(ids, 0.1 * self.bag(ids)), self.bag.embeddings),
                 (IndexedSlices(rng.standard_normal((5, 3)), more, (40, 3)), self.table),
