@@ -29,7 +29,7 @@ from fastembed import (
 )
 from fastembed._config import show_config
 from fastembed._version import __version__
-from fastembed.checkpoint import Checkpoint
+from fastembed.checkpoint import Checkpoint, verify
 from fastembed.estimate import Estimate, estimate
 from fastembed.initializers import set_random_seed
 from fastembed.layers import Embedding, EmbeddingBag
@@ -66,4 +66,5 @@ __all__ = [
     "set_num_threads",
     "set_random_seed",
     "show_config",
+    "verify",
 ]

@@ -5,13 +5,13 @@ file is converted in chunks, however large the table.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 
 import fastembed
 from fastembed import dtypes, formats, ops, saving
+from fastembed.checkpoint import series
 from fastembed.table import Table
 
 _SAVE = "fastembed"  # what --from and --to call our own saves
@@ -213,18 +213,11 @@ def _info(given):
 
 
 def _info_checkpoint(path):
-    try:
-        with open(os.path.join(path, "checkpoint.json"), encoding="utf-8") as file:
-            about = json.load(file)
-        optimizer = (about["optimizer"] or {}).get("class_name")
-        size = sum(entry.stat().st_size for entry in os.scandir(path))
-        lines = [
-            f"{name}: {one['arrays']['weights'][0]} {tuple(one['shape'])}" for name, one in about["variables"].items()
-        ]
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"`path` must hold a whole checkpoint. Received: path={path!r}: {error!r}") from error
-    _say(format="checkpoint", optimizer=optimizer, bytes=size)
-    print("\n".join(lines))
+    chain = series.of_one_list(os.path.abspath(path), lambda: series.open_chain(path))
+    _say(format="checkpoint", saves=fastembed.Checkpoint.saves(path))
+    _say(optimizer=(chain.about["optimizer"] or {}).get("class_name"), bytes=sum(file.nbytes for file in chain.files))
+    for name, one in chain.about["variables"].items():
+        print(f"{name}: {one['arrays']['weights'][0]} {tuple(one['shape'])}")
 
 
 def _say(**values):
@@ -249,10 +242,9 @@ def _verify(given):
 
 def _verify_save(path):
     """Reads all of a save or a checkpoint of this library; ValueError if it is damaged."""
-    if hasattr(fastembed, "verify"):
-        fastembed.verify(path)
+    fastembed.verify(path)
+    if os.path.exists(os.path.join(path, "checkpoint.json")):
         return
-    _refuse_checkpoint(path)
     for _ in fastembed.load(path, mmap_mode="r").merged_blocks():
         pass
 

@@ -50,7 +50,7 @@ class FileLock:
                 os.close(handle)
                 if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                     raise
-                why = f"one writer at a time, and {holder} has it; readers need no lock (mmap_mode='r')"
+                why = f"one writer at a time, and {holder} has it"
                 raise BlockingIOError(errno.EAGAIN, why, path) from None
         since = datetime.datetime.now().isoformat(" ", "seconds")
         os.truncate(handle, 0)

@@ -110,18 +110,18 @@ def _table(layer, mapped, mmap_mode, lock):
 def of_one_save(path, open_files):
     """What `open_files()` returns: again, if another process has replaced the directory `path` in the meantime."""
     while True:
-        before = _identity(path)
+        before = identity(path)
         try:
             opened = open_files()
         except (OSError, ValueError):
-            if _identity(path) == before:
+            if identity(path) == before:
                 raise
         else:
-            if _identity(path) == before:
+            if identity(path) == before:
                 return opened
 
 
-def _identity(path):
+def identity(path):
     """What tells a directory from the one that takes its place."""
     try:
         found = os.stat(path)

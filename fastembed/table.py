@@ -241,7 +241,7 @@ class Table:
         writes to `numpy()` calls this first."""
         if self.lazy is not None and not but_unmade:
             self.lazy.make(rows_u)
-        for watcher in self.watchers:
+        for watcher in list(self.watchers):  # which may leave
             watcher.before(rows_u)
 
     def freeze(self, rows):

@@ -5,21 +5,35 @@ happen (a full disk, a kill in the middle), not described.
 """
 
 import errno
-import io
 import json
 import os
 import shutil
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
+from trainings import (
+    HEAD,
+    D,
+    Model,
+    V,
+    addresses,
+    arrays_of,
+    changed,
+    initial,
+    last_save,
+    npy,
+    rewrite,
+    seen,
+    sign,
+    whole,
+    write,
+)
 
 import fastembed
-from fastembed import Checkpoint, Embedding, EmbeddingBag, IndexedSlices, Table, constraints, ops, optimizers, schedules
-
-V, D = 300, 6
-
+from fastembed import Checkpoint, Embedding, IndexedSlices, Table, constraints, optimizers, schedules
 
 plan, plans = optimizers.history.plan, {}
 
@@ -41,80 +55,6 @@ def quick(monkeypatch):
 def path(tmp_path):
     """Where to save: a folder of its own, so that leftovers are seen."""
     return tmp_path / "saves" / "training"
-
-
-class Model:
-    """An embedding of bags, a table, a matrix and a vector, all trained by one optimizer."""
-
-    def __init__(self, optimizer, storage="float32", **arguments):
-        self.optimizer = optimizer
-        self.bag = EmbeddingBag(V, D, "mean", embeddings_initializer=initial(1), dtype=storage, **arguments)
-        self.table = Table((40, 3), storage, name="own")
-        self.dense, self.bias = ops.zeros((D, 2), storage), np.zeros(D, np.float32)
-        ops.encode(self.dense, np.full((D, 2), 0.5, np.float32))
-        self.layers = {"bag": self.bag, "table": self.table, "dense": self.dense, "bias": self.bias}
-
-    @property
-    def checkpoint(self):
-        return Checkpoint(self.layers, self.optimizer)
-
-    def train(self, *steps):
-        for number in steps:
-            rng = np.random.default_rng(number)
-            ids, more = rng.zipf(1.5, (8, 3)) % V, rng.integers(0, 40, 5)
-            pairs = [
-                (self.bag.gradient(ids, 0.1 * self.bag(ids)), self.bag.embeddings),
-                (IndexedSlices(rng.standard_normal((5, 3)), more, (40, 3)), self.table),
-                (rng.standard_normal((D, 2)), self.dense),
-            ]
-            # A sparse gradient of an array, now and then; the vector comes late, and not in every call.
-            if number % 3 == 0:
-                pairs[2] = (IndexedSlices(rng.standard_normal((2, 2)), [1, 4], (D, 2)), self.dense)
-            if number % 4 == 2:
-                pairs.append((rng.standard_normal(D), self.bias))
-            self.optimizer.apply_gradients(pairs)
-        return self
-
-
-def initial(seed):
-    return fastembed.initializers.RandomUniform(-1, 1, seed=seed)
-
-
-def whole(model):
-    """Everything that a training is made of, as bytes and numbers."""
-    counters, known = model.optimizer.snapshot()
-    memory, names = {"counters": counters}, {}
-    for name, variable in model.checkpoint._variables().items():
-        names[id(variable)] = name
-        memory[name] = (variable.memory if isinstance(variable, Table) else variable).tobytes()
-        scales = getattr(variable, "row_scales", None)
-        memory[name, "scales"] = None if scales is None else scales.tobytes()
-        debt = getattr(variable, "debt", None)
-        memory[name, "owes"] = debt is not None and debt in known
-    for kept in known:
-        name = names[id(kept.variable)]
-        memory[name, "numbers"], arrays = kept.snapshot()
-        for what, array in {**arrays, **kept.memory()}.items():
-            memory[name, what] = (array.dtype, array.shape, array.tobytes())
-    return memory
-
-
-def seen(model):
-    """What users see, with all rows up to date."""
-    arrays = [variable.numpy() if isinstance(variable, Table) else variable for variable in weights(model)]
-    known = {id(kept.variable) for kept in model.optimizer.snapshot()[1]}
-    for variable in weights(model):
-        arrays += model.optimizer.state(variable).values() if id(variable) in known else []
-    return [array.tobytes() for array in arrays]
-
-
-def weights(model):
-    return [*model.bag.weights, model.table, model.dense, model.bias]
-
-
-def addresses(model):
-    of = [variable.memory if isinstance(variable, Table) else variable for variable in weights(model)]
-    return {array.ctypes.data for array in [*of, *model.optimizer.variables]}
 
 
 def goes_on(make, path, before=6, after=6, prepare=None):
@@ -228,12 +168,13 @@ def test_what_stands_in_the_files_of_halves(path):
 
     model = make().train(0, 1, 2)
     model.checkpoint.save(path)
-    stored = {name: np.load(path / name) for name in arrays_of(path)}
+    save = last_save(path)
+    stored = {name: np.load(save / name) for name in arrays_of(save)}
     kinds = {name: str(array.dtype) for name, array in stored.items()}
     assert kinds.pop("3.weights.npy") == "float32"  # the vector
     assert set(kinds.values()) == {"uint16"}
     assert stored["0.weights.npy"].tobytes() == model.bag.embeddings.memory.tobytes()
-    about = json.loads((path / "checkpoint.json").read_text())["variables"]["bag/embeddings"]
+    about = json.loads((save / "save.json").read_text())["variables"]["bag/embeddings"]
     assert about["arrays"]["state"] == ["bfloat16", V, 2 * D]
     # What one of another dtype has is not taken.
     refuses(
@@ -242,10 +183,13 @@ def test_what_stands_in_the_files_of_halves(path):
     refuses(Model(optimizers.Adam(0.05), "bfloat16"), path, r"state_dtype='float32' \(saved: 'bfloat16'\)")
     for name in ("rounded", "number"):
         for bad in (-1, 0.5, "1", None):
-            changed_to = changed((path / "checkpoint.json").read_text(), *BAG, "numbers", name, to=bad)
             damaged = path.with_name(f"{name} {bad}")
             shutil.copytree(path, damaged)
-            (damaged / "checkpoint.json").write_text(changed_to)
+            write(
+                last_save(damaged) / "save.json",
+                changed((save / "save.json").read_text(), *BAG, "numbers", name, to=bad),
+            )
+            sign(damaged)
             refuses(make().train(5), damaged, "must be a whole number")
 
 
@@ -470,9 +414,9 @@ def test_what_layers_may_be(path):
     frozen.build()
     expected = layer.get_weights()[0], frozen.get_weights()[0]
     Checkpoint([layer, frozen, array, tied]).save(path)
-    files = ["0.weights.npy", "1.weights.npy", "2.weights.npy", "checkpoint.json"]
-    assert sorted(os.listdir(path)) == files
-    assert np.array_equal(np.load(path / "1.weights.npy"), expected[1])
+    assert sorted(os.listdir(path)) == ["00000001", "checkpoint.json"]
+    assert sorted(os.listdir(last_save(path))) == ["0.weights.npy", "1.weights.npy", "2.weights.npy", "save.json"]
+    assert np.array_equal(np.load(last_save(path) / "1.weights.npy"), expected[1])
     for one in (layer, frozen):
         one.set_weights([np.zeros((V, D))])
     array[:] = 0
@@ -618,13 +562,15 @@ def make(value):
 
 
 def holds(path, value):
-    """The checkpoint is whole, and nothing lies beside it."""
+    """The checkpoint is whole, and nothing lies beside it, or in it."""
     table = Table((V, D))
     Checkpoint(table).restore(path)
-    return os.listdir(path.parent) == [path.name] and bool((table.numpy() == value).all())
+    files = sorted([last_save(path).name, "checkpoint.json"])
+    alone = os.listdir(path.parent) == [path.name] and sorted(os.listdir(path)) == files
+    return alone and bool((table.numpy() == value).all())
 
 
-@pytest.mark.parametrize("what", ["file", "folder", "empty folder", "a layer"])
+@pytest.mark.parametrize("what", ["file", "folder", "a layer"])
 def test_refuses_what_is_no_checkpoint(what, path):
     path.parent.mkdir()
     if what == "file":
@@ -665,16 +611,20 @@ def test_full_disk(path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    for count in (1, 2, 3):  # the table, checkpoint.json, their folder
+    for count in (1, 2, 3, 4, 5):  # the table, save.json, their folder, that around it, checkpoint.json
         for place in (path, path.with_name("other")):
             left[0] = count
             with pytest.raises(OSError, match="No space left"):
                 make(2).save(place)
             assert holds(path, 1)
-    left[0] = 0
-    make(2).save(path)
-    assert left[0] == -4
+    left[0] = 6  # the folder, where the new list is already
+    with pytest.raises(OSError, match="No space left"):
+        make(2).save(path)
     assert holds(path, 2)
+    left[0] = 0
+    make(3).save(path)
+    assert left[0] == -6
+    assert holds(path, 3)
 
 
 KILL = """
@@ -707,13 +657,25 @@ KILL = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.parametrize(("count", "value"), [(1, 1), (2, 1), (3, 1), (4, 2)])
+@pytest.mark.parametrize(("count", "value"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 2)])
 def test_killed_at_a_point(count, value, path, run_python):
     make(1).save(path)
     assert int(run_python(KILL, path, count)) == -9
     table = Table((V, D))
     Checkpoint(table).restore(path)
     assert (table.numpy() == value).all()
+    make(3).save(path)  # tidies up
+    assert holds(path, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_killed_in_the_first_save(count, path, run_python):
+    assert int(run_python(KILL, path, count)) == -9
+    with pytest.raises(FileNotFoundError):
+        make(1).restore(path)
+    make(3).save(path)
+    assert holds(path, 3)
 
 
 # ---- what is not restored, and changes nothing -----------------------------------------------------------------------
@@ -730,7 +692,7 @@ def test_missing(path):
     model = Model(optimizers.Adam()).train(1, 2)
     refuses(model, path, None, FileNotFoundError)
     model.checkpoint.save(path)
-    (path / "1.state.npy").rename(path / "x")
+    (last_save(path) / "1.state.npy").rename(path.parent / "x")
     refuses(model, path, None, FileNotFoundError)
     (path / "checkpoint.json").unlink()
     refuses(model, path, None, FileNotFoundError)
@@ -807,16 +769,6 @@ def test_read_only(path, tmp_path):
     assert (array == 7).all()
 
 
-def changed(about, *keys, to):
-    """The JSON with another value at the end of these keys."""
-    about = json.loads(about)
-    inner = about
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner[keys[-1]] = to
-    return json.dumps(about)
-
-
 BAG = ("variables", "bag/embeddings")
 DAMAGED_JSON = {
     "empty": lambda about: "",
@@ -825,7 +777,6 @@ DAMAGED_JSON = {
     "a list": lambda about: "[]",
     "a number": lambda about: "3",
     "too deep": lambda about: "[" * 100_000,
-    "another format": lambda about: changed(about, "format", to=2),
     "no optimizer": lambda about: changed(about, "optimizer", to=None),
     "optimizer of another type": lambda about: changed(about, "optimizer", to=[3]),
     "no settings": lambda about: changed(about, "optimizer", "settings", to={}),
@@ -855,39 +806,69 @@ DAMAGED_JSON = {
 }
 
 
-@pytest.mark.parametrize("case", DAMAGED_JSON)
-def test_damaged_json(case, saved):
+DAMAGED_LIST = {
+    **{case: DAMAGED_JSON[case] for case in ("empty", "cut", "no UTF-8", "a list", "a number", "too deep")},
+    "another format": lambda about: changed(about, "format", to=1),
+    "another version": lambda about: changed(about, "fastembed", to="9"),
+    "another save": lambda about: changed(about, "saves", 0, "digest", to=3),
+    "no saves": lambda about: changed(about, "saves", to=[]),
+    "no checksum": lambda about: changed(about, "crc32", to=None),
+}
+# Behind the checksum.
+SIGNED_LIST = {
+    "no saves": lambda about: changed(about, "saves", to=[]),
+    "saves of another type": lambda about: changed(about, "saves", to=3),
+    "no name": lambda about: changed(about, "saves", 0, to={"digest": 3, "after": None}),
+    "another name": lambda about: changed(about, "saves", 0, "name", to="last"),
+    "a missing delta": lambda about: changed(about, "saves", 0, "after", to="00000007"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_LIST)
+def test_damaged_list(case, saved):
     file = saved / "checkpoint.json"
-    damaged = DAMAGED_JSON[case](file.read_text())
-    file.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+    write(file, DAMAGED_LIST[case](file.read_text()))
     refuses(like_saved(), saved)
 
 
-def npy(array):
-    """The bytes of a .npy file."""
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
+@pytest.mark.parametrize("case", SIGNED_LIST)
+def test_a_list_of_other_things(case, saved):
+    file = saved / "checkpoint.json"
+    about = json.loads(SIGNED_LIST[case](file.read_text()))
+    about.pop("crc32")
+    about["crc32"] = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+    file.write_text(json.dumps(about))
+    refuses(like_saved(), saved)
 
 
-def arrays_of(model_path):
-    return sorted(name for name in os.listdir(model_path) if name.endswith(".npy"))
+@pytest.mark.parametrize("case", DAMAGED_JSON)
+def test_damaged_json(case, saved):
+    """Found by its checksum, and by what it says."""
+    file = last_save(saved) / "save.json"
+    write(file, DAMAGED_JSON[case](file.read_text()))
+    refuses(like_saved(), saved, r"save\.json must be what was written")
+    sign(saved)
+    refuses(like_saved(), saved)
 
 
 def test_damaged_arrays(saved):
-    """Each of the files: empty, cut, of another shape, of another dtype."""
-    names = arrays_of(saved)
+    """Each of the files: empty, cut, of another shape, of another dtype. Nothing has changed then."""
+    save = last_save(saved)
+    names = arrays_of(save)
     whats = {name.partition(".")[2].removesuffix(".npy") for name in names}
     assert whats == {"weights", "state", "last", "lines", "pending", "pending.rows", "pending.values"}
     model = like_saved()
     for name in names:
-        file = saved / name
+        file = save / name
         good = file.read_bytes()
         array = np.load(file)
         other = npy(array[:-1]), npy(array.astype(">f2")), npy(array.astype(array.dtype.newbyteorder()))
-        for bad in (b"", good[:-1], good[:100], b"no npy at all" * 20, *other):
+        for bad in (b"", good[:-1], good + b"0", good[:100], b"no npy at all" * 20, *other):
             file.write_bytes(bad)
-            refuses(model, saved, "`path` must")
+            refuses(model, saved, rf"{name} must have {len(good)} bytes. Received: {len(bad)}")
+        for bad in (good.replace(b"'shape': (", b"'shape': (1"), good.replace(b"'descr': '<", b"'descr': '>")):
+            file.write_bytes(bad[: len(good)])
+            refuses(model, saved, rf"{name} must be what was written. Received: other bytes from 0 to {HEAD}")
         file.write_bytes(good)
     model.checkpoint.restore(saved)
 
@@ -895,8 +876,7 @@ def test_damaged_arrays(saved):
 @pytest.mark.parametrize(("what", "value"), [("last", -1), ("last", 4), ("pending.rows", -1), ("pending.rows", V)])
 def test_rows_that_are_not_there(what, value, saved):
     """Numbers that the core would take for places in memory."""
-    file = saved / f"0.{what}.npy"
-    array = np.load(file)
+    array = np.load(last_save(saved) / f"0.{what}.npy")
     array[-1] = value
-    file.write_bytes(npy(array))
+    rewrite(saved, f"0.{what}.npy", array)
     refuses(like_saved(), saved, "must")

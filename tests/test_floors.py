@@ -32,7 +32,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 MODULES = sorted(FILES)  # "ops", "layers", "layers.embedding", ...
-EXTRAS = {"formats.hdf5": {"h5py"}, "__main__": {"tqdm"}}  # imported inside functions, where they are needed
+EXTRAS = {"checkpoint.files": {"tqdm"}, "formats.hdf5": {"h5py"}, "__main__": {"tqdm"}}  # imported inside functions
 
 
 def floor(module):
@@ -50,7 +50,7 @@ def imports(module):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
-            inside = node.module in ("fastembed", "fastembed.layers", "fastembed.formats")
+            inside = node.module in ("fastembed", "fastembed.checkpoint", "fastembed.layers", "fastembed.formats")
             names = [f"{node.module}.{alias.name}" for alias in node.names] if inside else [node.module]
         else:
             continue

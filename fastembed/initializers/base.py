@@ -36,6 +36,17 @@ def set_random_seed(seed):
     _seeds = np.random.default_rng(int(seed))
 
 
+def random_state():
+    """The generator that set_random_seed made, or None."""
+    return _seeds
+
+
+def set_random_state(generator):
+    """Becomes what random_state() gave."""
+    global _seeds
+    _seeds = generator
+
+
 def _random_key():
     """The next seed for an initializer that was given none."""
     global _seeds
