@@ -31,6 +31,24 @@ class Lazy:
         made = np.unpackbits(self.made[start // 8 : (stop + 7) // 8], bitorder="little")
         return start + np.flatnonzero(made[start - first : stop - first] == 0)
 
+    def made_rows(self):
+        """The numbers of the rows that are made: int64, rising."""
+        octets_n = np.flatnonzero(self.made)
+        places, bits = np.nonzero(np.unpackbits(self.made[octets_n, None], axis=1, bitorder="little"))
+        return octets_n[places] * 8 + bits
+
+    def forget(self):
+        """No row is made any more."""
+        self.made[np.flatnonzero(self.made)] = 0
+
+    def mark(self, rows_u):
+        """These rows (int64, rising) are made: somebody has written them."""
+        octets_u = rows_u >> 3
+        starts = np.flatnonzero(np.diff(octets_u, prepend=-1))
+        if len(starts):
+            bits = np.left_shift(1, rows_u & 7).astype(np.uint8)
+            self.made[octets_u[starts]] |= np.bitwise_or.reduceat(bits, starts)
+
     def make(self, rows_n):
         """Makes these rows (int32 or int64 in any order; None: all). Numbers of no row make none: who uses them says
         what is wrong."""
@@ -48,14 +66,11 @@ class Lazy:
         step = max(1, _AT_ONCE // self.rows.dim)
         for start in range(0, len(rows_u), step):
             part_u = rows_u[start : start + step]
-            self.rows.octets_vb[part_u] = self._octets(part_u)
-            octets_u = part_u >> 3
-            starts = np.flatnonzero(np.diff(octets_u, prepend=-1))
-            bits = np.left_shift(1, part_u & 7).astype(np.uint8)
-            self.made[octets_u[starts]] |= np.bitwise_or.reduceat(bits, starts)
+            self.rows.octets_vb[part_u] = self.initial(part_u)
+            self.mark(part_u)
 
-    def _octets(self, rows_u):
-        """The bytes that rows begin with."""
+    def initial(self, rows_u):
+        """The bytes that rows of these numbers begin with."""
         values_ud = ops.zeros((len(rows_u), self.rows.dim), self.rows.real.name)
         self.fill(values_ud, rows_u)
         if not self.rows.coded:
@@ -65,9 +80,15 @@ class Lazy:
         return coded.octets_vb
 
     def read(self, rows):
-        """The bytes (n, bytes) of a slice of rows, all as if they were made; none is made."""
-        octets_nb, missing_u = self.rows.octets_vb[rows], self.missing(rows)
+        """The bytes (n, bytes) of rows, a slice or int64 and rising, all as if they were made; none is made."""
+        octets_nb = self.rows.octets_vb[rows]
+        if isinstance(rows, slice):
+            missing_u = self.missing(rows)
+            places = missing_u - (rows.start or 0)
+        else:
+            missing_u = ops.unmade(rows, len(self.rows), self.made)
+            places = np.searchsorted(rows, missing_u)
         if len(missing_u):
             octets_nb = np.array(octets_nb)
-            octets_nb[missing_u - (rows.start or 0)] = self._octets(missing_u)
+            octets_nb[places] = self.initial(missing_u)
         return octets_nb

@@ -11,12 +11,14 @@ How it lies on disk: series.py.
 import contextlib
 import json
 import os
+import zlib
 from typing import NamedTuple
 
 import numpy as np
 
 from fastembed import dtypes, saving
 from fastembed.checkpoint import series
+from fastembed.checkpoint.files import octets_of
 from fastembed.checkpoint.series import ROWS, damage, verify
 from fastembed.checkpoint.snapshot import Background, Moment, Touched
 from fastembed.initializers.base import random_state, set_random_state
@@ -148,7 +150,7 @@ class Checkpoint:
                 last = self._last.get(path)
                 after = series.find(new.saves, last.identity) if delta and last is not None else None
                 kinds, touched = self._fill(moment, about, variables, last, after is not None)
-                is_delta = any(one["rows"] is not None for one in about["variables"].values())
+                is_delta = any(one["after"] for one in about["variables"].values())
                 moment.add_alone({f"extra.{place}": array for place, array in enumerate(extra_arrays.values())})
                 moment.begin(new.folder)
                 if wait:
@@ -172,7 +174,8 @@ class Checkpoint:
             numbers, arrays = _snapshot(variable, known.get(id(variable)))
             of_array = {what: _kind(array) for what, array in arrays.items()}
             of_array["weights"] = [_dtype_name(arrays["weights"]), *variable.shape]  # codes of any number
-            one = {"shape": list(variable.shape), "table": isinstance(variable, Table), "rows": None}
+            one = {"shape": list(variable.shape), "table": isinstance(variable, Table), "rows": None, "after": False}
+            one["initial"] = _initial(variable)
             about["variables"][name] = {**one, "arrays": of_array, "numbers": numbers}
             kinds[name] = {what: of_array[what] for what in ROWS if what in of_array}
             if isinstance(variable, Table):
@@ -181,13 +184,17 @@ class Checkpoint:
                 if not watched:
                     touched[name] = Touched(variable, self)
                 rows_u = moment.take(touched[name])
-                if not (delta and watched and kinds[name] == last.kinds[name] and 2 * len(rows_u) <= len(variable)):
-                    rows_u = None
+                lazy, follows = variable.lazy, delta and watched and kinds[name] == last.kinds[name]
+                if follows and 2 * len(rows_u) <= len(variable):
+                    about["variables"][name]["after"] = True
                 else:
+                    rows_u = None if lazy is None else lazy.made_rows()
+                if rows_u is not None:
                     about["variables"][name]["rows"] = len(rows_u)
                     moment.add_alone({f"{place}.rows": rows_u})
                 by_rows = {f"{place}.{what}": arrays.pop(what) for what in ROWS if what in arrays}
-                moment.add_table(variable, by_rows, rows_u)
+                lazies = {f"{place}.weights": lazy, f"{place}.state": getattr(known.get(id(variable)), "lazy", None)}
+                moment.add_table(variable, by_rows, rows_u, lazies)
             moment.add_alone({f"{place}.{what}": array for what, array in arrays.items()})
         return kinds, touched
 
@@ -242,6 +249,8 @@ class Checkpoint:
                 if scales_v is not None:
                     arrays["scales"] = scales_v
                 into += [(chain.arrays[name][what], array) for what, array in arrays.items()]
+                if about["variables"][name]["initial"] is not None:
+                    _begin_again(variable, kept, arrays.values(), chain.arrays[name]["weights"])
             series.fill(into, progress)
             if self.optimizer is not None:
                 self.optimizer.restore(about["optimizer"]["counters"], [*restored.values()])
@@ -442,6 +451,30 @@ def _check_variables(saved, variables):
                 f"`layers` must have the shapes that were saved, {name}: {tuple(saved[name]['shape'])}. Received: "
                 f"{_describe(variable)}"
             )
+        initial = saved[name]["initial"], _initial(variable)
+        if initial[0] != initial[1]:
+            rule = "have the initializer, and its seed, that it had"
+            if None in initial:
+                rule = "be lazy, as it was" if initial[1] is None else "not be lazy, as it was not"
+            raise ValueError(f"{name} must {rule}. Received: {_describe(variable)}")
+
+
+def _initial(variable):
+    """A checksum of what rows of a lazy table begin with, those of its ends; None: it is not lazy."""
+    lazy = getattr(variable, "lazy", None)
+    return None if lazy is None else zlib.crc32(lazy.initial(np.unique([0, len(variable) - 1])))
+
+
+def _begin_again(table, kept, arrays, saved):
+    """Makes a lazy table, and what is kept of it, what it was before the first row was made, but for the rows in the
+    Array `saved`, which are about to be read."""
+    made_u = table.lazy.made_rows()
+    for array in arrays:
+        octets_of(array, len(table))[made_u] = 0
+    for lazy in (table.lazy, getattr(kept, "lazy", None)):
+        if lazy is not None:
+            lazy.forget()
+            lazy.mark(saved.rows())
 
 
 def _check_array(name, what, saved, array):
@@ -475,7 +508,7 @@ def _prepare(variable, kept, scaled):
     """A variable is about to be overwritten. Returns where the learning rates of its rows go, or None."""
     if not isinstance(variable, Table):
         return None
-    variable.changing()
+    variable.changing(but_unmade=True)
     if variable.debt is not None and variable.debt is not kept:  # of another optimizer: its steps were for other rows
         variable.debt.pay(None)
         variable.debt.forget(None)

@@ -7,7 +7,8 @@ ones.
     checkpoint.json     {"format", "fastembed", "saves": [{"name", "after", "folds", "digest"}, ...], "crc32"}
     00000001/           a save: save.json, and an array in each file NUMBER.WHAT.npy (bfloat16 as uint16)
     00000002/           a delta has of the arrays ROWS only the rows that NUMBER.rows.npy lists, and refers to the save
-                        "after" which it comes; of a variable that is "whole" it has all
+                        "after" which it comes. Of a lazy table (then "initial" is a checksum of rows that were not
+                        made) any save has those that were made, or are new
     .00000003.saving/   one under way, or what a killed process has left: the next save removes it
 
 NUMBER is the variable's place in save.json, WHAT is "weights", "scales" (Table.row_scales), or a name of what the
@@ -15,6 +16,7 @@ optimizer keeps (`Kept`). save.json has a checksum for each chunk of each file, 
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -204,10 +206,10 @@ class Array:
     """An array of a save: a whole one in a file, and rows that deltas have changed since."""
 
     def __init__(self, kind, base, deltas):
-        """kind: as in save.json. base: (level, Stored); deltas: [(level, rows_u, Stored)]. A level is a save of the
-        chain."""
+        """kind: as in save.json. base: (level, Stored), None of a lazy table; deltas: [(level, rows_u, Stored)]. A
+        level is a save of the chain."""
         name, *shape = kind
-        self.dtype = dtypes.bfloat16() if name == "bfloat16" else base[1].dtype
+        self.dtype = dtypes.bfloat16() if name == "bfloat16" else (base or deltas[0])[-1].dtype
         self.shape = tuple(shape) if name not in dtypes.QUANTISED else tuple(shape[:1])
         self.base, self.deltas = base, deltas
 
@@ -225,23 +227,33 @@ class Array:
         """The array, in memory."""
         return self.base[1].load().view(self.dtype)
 
+    def rows(self):
+        """The rows that a lazy table had made: int64, rising."""
+        return functools.reduce(np.union1d, [rows_u for _, rows_u, _ in self.deltas])
+
+    def copy_rows(self, rows_u, out):
+        """Puts rows of these numbers, which deltas have, into an array (rows, bytes)."""
+        for _, of_delta, delta in self.deltas:
+            begin, end = np.searchsorted(of_delta, (rows_u[0], rows_u[-1] + 1))
+            out[np.searchsorted(rows_u, of_delta[begin:end])] = delta.read_rows(begin, end)
+
     def extremes(self):
         """Integers with the least one, the least but 0, and the largest of the array: enough to check their range."""
-        found = np.empty(0, self.dtype)
-        for number in self.base[1].chunks:
-            first, last = self.base[1].span(number)
-            octets = np.empty((last - first, self.base[1].unit), np.uint8)
+        found, stored = np.zeros(0 if self.base else 1, self.dtype), self.base and self.base[1]
+        for number in stored.chunks if stored else ():
+            octets = np.empty((stored.span(number)[1] - stored.span(number)[0], stored.unit), np.uint8)
             self.copy(number, octets)
-            values = np.concatenate([found, octets.reshape(-1).view(self.dtype)])
-            others = values[values != 0]
-            found = np.array([values.min(), values.max(), *([others.min()] if others.size else [])], self.dtype)
+            found = _extremes(np.concatenate([found, octets.reshape(-1).view(self.dtype)]))
+        for _, _, delta in self.deltas if stored is None else ():
+            found = _extremes(np.concatenate([found, delta.load().view(self.dtype)]))
         return found
 
     def reads(self, array):
         """[(level, function without arguments)], which bring the array's bytes into memory; each returns how many."""
-        stored = self.base[1]
-        octets = octets_of(array, stored.length)
-        todo = [(self.base[0], stored, number, slice(*stored.span(number)), octets) for number in stored.chunks]
+        octets, todo = octets_of(array, self.shape[0] if self.base is None else self.base[1].length), []
+        if self.base is not None:
+            level, stored = self.base
+            todo = [(level, stored, number, slice(*stored.span(number)), octets) for number in stored.chunks]
         for level, rows_u, delta in self.deltas:
             todo += [(level, delta, number, rows_u[slice(*delta.span(number))], octets) for number in delta.chunks]
         return [(level, lambda one=one: _read(*one)) for level, *one in todo]
@@ -249,7 +261,12 @@ class Array:
     @property
     def nbytes(self):
         """Of all files."""
-        return sum(stored.nbytes for _, *_, stored in (self.base, *self.deltas))
+        return sum(stored.nbytes for *_, stored in (*([self.base] if self.base else []), *self.deltas))
+
+
+def _extremes(values):
+    others = values[values != 0]
+    return np.array([values.min(), values.max(), *([others.min()] if others.size else [])], values.dtype)
 
 
 def _read(stored, number, rows, octets):
@@ -377,6 +394,8 @@ def _array(levels, name, place, what, kind):
         if name not in level.rows or what not in ROWS:
             return Array(kind, (number, level.files[file_name]), deltas)
         deltas.insert(0, (number, level.rows[name], level.files[file_name]))
+        if not level.about["variables"][name]["after"]:
+            return Array(kind, None, deltas)
     raise ValueError(f"{what!r} of {name} must be whole in the first save. Received: some rows of it")
 
 
@@ -432,15 +451,20 @@ def compact(path, keep=1, progress=None):
             return
         deltas = [delta for arrays in chain.arrays.values() for array in arrays.values() for *_, delta in array.deltas]
         read_all(deltas, False)
-        groups = [({f"extra.{place}": stored}) for place, stored in enumerate(chain.extra.values())]
+        writings = [_writing(new.folder, {f"extra.{at}": stored}) for at, stored in enumerate(chain.extra.values())]
+        variables = {}
         for place, (name, arrays) in enumerate(chain.arrays.items()):
-            table = chain.about["variables"][name]["table"]
-            by_rows = {f"{place}.{what}": array for what, array in arrays.items() if table and what in ROWS}
-            groups += [by_rows] if by_rows else []
+            one, rows_u = chain.about["variables"][name], None
+            by_rows = {f"{place}.{what}": array for what, array in arrays.items() if one["table"] and what in ROWS}
+            if one["initial"] is not None:
+                rows_u = arrays["weights"].rows()
+                writings += _writings_of_rows(new.folder, f"{place}.rows", rows_u, by_rows)
+            elif by_rows:
+                writings.append(_writing(new.folder, by_rows))
             alone = {f"{place}.{what}": array for what, array in arrays.items()}
-            groups += [{name: array} for name, array in alone.items() if name not in by_rows]
-        files = write_all([_writing(new.folder, group) for group in groups], progress=progress)
-        variables = {name: {**one, "rows": None} for name, one in chain.about["variables"].items()}
+            writings += [_writing(new.folder, {key: array}) for key, array in alone.items() if key not in by_rows]
+            variables[name] = {**one, "rows": None if rows_u is None else len(rows_u), "after": False}
+        files = write_all(writings, progress=progress)
         new.commit({**chain.about, "variables": variables, "files": files}, None, keep, folds=chain.entry)
 
 
@@ -457,6 +481,24 @@ def _writing(folder, arrays):
 
     about = {name: (file.dtype, file.shape) for name, file in stored.items()}
     return Writing(folder, about, one.length, copy, one.rows)
+
+
+def _writings_of_rows(folder, file_name, rows_u, arrays):
+    """The Writings of the rows that a lazy table had made: of their numbers, and of the Arrays."""
+
+    def copy(first, last, outs):
+        for name, out in outs.items():
+            arrays[name].copy_rows(rows_u[first:last], out)
+        return True
+
+    def copy_numbers(first, last, outs):
+        np.copyto(outs[file_name], octets_of(rows_u, len(rows_u))[first:last])
+        return True
+
+    newest = {name: array.deltas[-1][-1] for name, array in arrays.items()}
+    about = {name: (stored.dtype, (len(rows_u), *stored.shape[1:])) for name, stored in newest.items()}
+    numbers = Writing(folder, {file_name: (rows_u.dtype, rows_u.shape)}, len(rows_u), copy_numbers)
+    return [numbers, Writing(folder, about, len(rows_u), copy)]
 
 
 def write_all(writings, num_threads=None, progress=None):

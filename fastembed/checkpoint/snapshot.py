@@ -1,6 +1,6 @@
 """What of a training goes to disk in one save: a moment of it, held for as long as the save takes.
 
-May import: checkpoint.files, checkpoint.series. Do not break: with `wait=False` training goes
+May import: checkpoint.files, checkpoint.series, ops. Do not break: with `wait=False` training goes
 on, and the bytes on disk are those of the moment; whoever changes rows that are not written yet first has them copied.
 """
 
@@ -10,14 +10,17 @@ import weakref
 
 import numpy as np
 
+from fastembed import ops
 from fastembed.checkpoint.files import Writing, octets_of
 from fastembed.checkpoint.series import write_all
 
 
-def copy_rows(table, octets_vb, rows, out):
-    """Copies rows (a slice, or their numbers) of an array that has one for each row of a table (or of another array;
-    table: None). Here, and nowhere else, rows are read for a save."""
-    if isinstance(rows, slice):
+def copy_rows(octets_vb, lazy, rows, out):
+    """Copies rows (a slice, or their numbers) of an array; lazy: the Lazy that knows which of them are made, or None.
+    Here, and nowhere else, rows are read for a save."""
+    if lazy is not None:
+        np.copyto(out, lazy.read(rows))
+    elif isinstance(rows, slice):
         np.copyto(out, octets_vb[rows])
     else:
         np.take(octets_vb, rows, axis=0, out=out, mode="clip")
@@ -31,7 +34,7 @@ class Touched:
 
     def __init__(self, table, owner):
         self._table = weakref.ref(table)
-        self._mask_v = np.zeros(len(table), bool)
+        self._mask_v = np.zeros(len(table), bool) if table.lazy is None else ops.sparse_zeros(len(table), bool)
         table.watchers.append(self)
         weakref.finalize(owner, _leave, table.watchers, self)
 
@@ -63,12 +66,13 @@ class Part:
         length: rows of each array.
         table: the Table that they belong to, or None.
         rows_u: int64, rising, or None.
+        lazies: {name: Lazy} of the arrays whose rows may not be made yet.
     """
 
-    def __init__(self, arrays, length, table=None, rows_u=None):
+    def __init__(self, arrays, length, table=None, rows_u=None, lazies=None):
         self.length = length if rows_u is None else len(rows_u)
         self._octets = {name: octets_of(array, length) for name, array in arrays.items()}
-        self._table, self._rows_u = table, rows_u
+        self._table, self._rows_u, self._lazies = table, rows_u, lazies or {}
         self._about = {}
         for name, array in arrays.items():
             dtype = np.dtype(np.uint16) if array.dtype.name == "bfloat16" else array.dtype
@@ -82,7 +86,7 @@ class Part:
         """See Writing."""
         rows = slice(first, last) if self._rows_u is None else self._rows_u[first:last]
         for name, out in outs.items():
-            copy_rows(self._table, self._octets[name], rows, out)
+            copy_rows(self._octets[name], self._lazies.get(name), rows, out)
         return True
 
     def close(self):
@@ -92,8 +96,8 @@ class Part:
 class Snapshot(Part):
     """A Part of a table that is trained meanwhile; a watcher of it."""
 
-    def __init__(self, arrays, length, table, rows_u=None):
-        super().__init__(arrays, length, table, rows_u)
+    def __init__(self, arrays, length, table, rows_u=None, lazies=None):
+        super().__init__(arrays, length, table, rows_u, lazies)
         self._written = np.zeros(self.length, bool)  # or copied, by place in the files
         self._kept_at = np.zeros(self.length, np.int32)  # 1 + the place in self._kept of a row that has changed since
         self._kept, self._count = {name: octets[:0] for name, octets in self._octets.items()}, 0
@@ -149,7 +153,7 @@ class Snapshot(Part):
                 larger = np.empty((max(count, 2 * len(self._kept[name])), octets.shape[1]), np.uint8)
                 larger[: self._count] = self._kept[name][: self._count]
                 self._kept[name] = larger
-            copy_rows(self._table, octets, rows, self._kept[name][self._count : count])
+            copy_rows(octets, self._lazies.get(name), rows, self._kept[name][self._count : count])
         self._count = count
 
     def close(self):
@@ -171,9 +175,9 @@ class Moment:
         for name, array in arrays.items():
             self._parts.append(Part({name: np.array(array) if self._live else array}, array.size))
 
-    def add_table(self, table, arrays, rows_u):
+    def add_table(self, table, arrays, rows_u, lazies):
         """Arrays with a row for each row of a table: whole, or these rows."""
-        self._parts.append((Snapshot if self._live else Part)(arrays, len(table), table, rows_u))
+        self._parts.append((Snapshot if self._live else Part)(arrays, len(table), table, rows_u, lazies))
 
     def take(self, touched):
         """The rows that a Touched has."""
