@@ -46,7 +46,7 @@ def save(layer, path):
         refuse_trained_in(path, [layer.embeddings.memory])
         for weight in layer.weights:
             with weight.lock:
-                write_array(os.path.join(beside, f"{weight.name}.npy"), weight.numpy())
+                _write_table(os.path.join(beside, f"{weight.name}.npy"), weight)
         write_json(os.path.join(beside, "config.json"), _envelope(layer))
 
 
@@ -149,14 +149,15 @@ def _open(path, mode, custom_objects):
     return layer, arrays
 
 
-def write_array(path, array_vd):
-    """np.save in chunks of bytes, without a copy of the array, forced to disk."""
+def _write_table(path, table):
+    """np.save of a table in pieces, without a copy, forced to disk."""
     with open(path, "wb") as file:
-        if array_vd.dtype.name == "bfloat16":  # .npy has none
-            array_vd = array_vd.view(np.uint16)
-        header = np.lib.format.header_data_from_array_1_0(array_vd)
+        array = table.memory
+        if table.storage == "bfloat16":  # .npy has none
+            array = array.view(np.uint16)
+        header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)
-        file.writelines(pieces(array_vd))
+        file.writelines(table.pieces())
         files.to_disk(file)
 
 
@@ -165,13 +166,6 @@ def write_json(path, thing):
     with open(path, "w", encoding="utf-8") as file:
         json.dump(thing, file, indent=2)
         files.to_disk(file)
-
-
-def pieces(array_vd):
-    """The bytes of a C-contiguous array, in chunks, without a copy."""
-    octets = memoryview(array_vd.reshape(-1).view(np.uint8))
-    for start in range(0, len(octets), CHUNK):
-        yield octets[start : start + CHUNK]
 
 
 def refuse_trained_in(path, arrays):

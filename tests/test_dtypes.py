@@ -1005,15 +1005,16 @@ def test_a_table_in_a_file(storage, tmp_path, rng):
     assert np.load(path).shape == (V, 5) if storage in HALVES else (V,)
     for other in {"float32", *STORAGES} - {storage}:
         with pytest.raises(ValueError, match="`path` must hold"):
-            Table((V, 5), other, path)
+            Table((V, 5), other, path, mmap_mode="r")
     with pytest.raises(ValueError, match="`path` must hold"):
-        Table((V, 9), storage, path)
+        Table((V, 9), storage, path, mmap_mode="r")
     if storage in HALVES:
         layer = Embedding(V, 5, dtype=storage, path=tmp_path / "layer.npy", weights=values)
         assert np.array_equal(layer(np.arange(V)), wanted)
         optimizers.SGD(1.0).apply([layer.gradient([3], np.ones((1, 5)))], [layer.embeddings])
         after = layer(np.arange(V))
         assert not np.array_equal(after, wanted)
+        layer = again = None
         assert np.array_equal(Embedding(V, 5, dtype=storage, path=tmp_path / "layer.npy")(np.arange(V)), after)
         assert sorted(os.listdir(tmp_path)) == ["layer.npy", "table.npy"]
 

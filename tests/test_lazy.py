@@ -215,6 +215,7 @@ def test_saved_and_quantised(tmp_path):
     at_once, lazy = pair()
     lazy([3])
     lazy.save(tmp_path / "saved")
+    assert made(lazy) == 1
     assert np.array_equal(fastembed.load(tmp_path / "saved")(np.arange(V)), at_once(np.arange(V)))
     lazy.quantize("int8")
     at_once.quantize("int8")
