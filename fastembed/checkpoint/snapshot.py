@@ -13,6 +13,8 @@ import numpy as np
 from fastembed.checkpoint.files import Writing, octets_of
 from fastembed.checkpoint.series import write_all
 
+_BLOCK = 1 << 15  # rows
+
 
 def copy_rows(table, octets_vb, rows, out):
     """Copies rows (a slice, or their numbers) of an array that has one for each row of a table (or of another array;
@@ -95,8 +97,8 @@ class Snapshot(Part):
     def __init__(self, arrays, length, table, rows_u=None):
         super().__init__(arrays, length, table, rows_u)
         self._written = np.zeros(self.length, bool)  # or copied, by place in the files
-        self._kept_at = np.zeros(self.length, np.int32)  # 1 + the place in self._kept of a row that has changed since
-        self._kept, self._count = {name: octets[:0] for name, octets in self._octets.items()}, 0
+        self._kept_at = np.zeros(self.length, np.int32)  # 1 + the place among the kept of a row that has changed since
+        self._kept, self._count = [], 0  # blocks {name: (_BLOCK, bytes)}
         self._writing = self._error = None
         table.watchers.append(self)
 
@@ -113,9 +115,11 @@ class Snapshot(Part):
             super().copy(first, last, outs)
             self._written[first:last] = True
             changed = np.flatnonzero(self._kept_at[first:last])
-            places = self._kept_at[first:last][changed] - 1
-            for name, out in outs.items():
-                out[changed] = self._kept[name][places]
+            blocks, places = np.divmod(self._kept_at[first:last][changed] - 1, _BLOCK)
+            for block in np.unique(blocks):
+                here = blocks == block
+                for name, out in outs.items():
+                    out[changed[here]] = self._kept[block][name][places[here]]
         return True
 
     def before(self, rows_u):
@@ -139,18 +143,16 @@ class Snapshot(Part):
             places = np.minimum(np.searchsorted(self._rows_u, rows_u), self.length - 1)
             places = places[self._rows_u[places] == rows_u]
         places = places[~self._written[places] & (self._kept_at[places] == 0)]
-        if not len(places):
-            return
-        count = self._count + len(places)
-        self._kept_at[places] = np.arange(self._count + 1, count + 1)
-        rows = places if self._rows_u is None else self._rows_u[places]
-        for name, octets in self._octets.items():
-            if count > len(self._kept[name]):
-                larger = np.empty((max(count, 2 * len(self._kept[name])), octets.shape[1]), np.uint8)
-                larger[: self._count] = self._kept[name][: self._count]
-                self._kept[name] = larger
-            copy_rows(self._table, octets, rows, self._kept[name][self._count : count])
-        self._count = count
+        self._kept_at[places] = np.arange(self._count + 1, self._count + 1 + len(places))
+        while len(places):
+            at = self._count % _BLOCK
+            if at == 0:
+                self._kept.append({name: np.empty((_BLOCK, o.shape[1]), np.uint8) for name, o in self._octets.items()})
+            these, places = places[: _BLOCK - at], places[_BLOCK - at :]
+            rows = these if self._rows_u is None else self._rows_u[these]
+            for name, octets in self._octets.items():
+                copy_rows(self._table, octets, rows, self._kept[-1][name][at : at + len(these)])
+            self._count += len(these)
 
     def close(self):
         with self._table.lock:
