@@ -214,8 +214,12 @@ class Array:
         self.shape = tuple(shape) if name not in dtypes.QUANTISED else tuple(shape[:1])
         self.base, self.deltas = base, deltas
 
+    def verify_deltas(self):
+        """Compares them with their checksums: `copy` reads no whole chunks of them."""
+        read_all([delta for *_, delta in self.deltas], False)
+
     def copy(self, number, octets):
-        """Puts a chunk of the base into an array (rows, bytes), with all later rows."""
+        """Puts a chunk of the base into an array (rows, bytes), with all later rows; after `verify_deltas`."""
         stored = self.base[1]
         first, last = stored.span(number)
         stored.read(number, octets)
@@ -231,6 +235,7 @@ class Array:
     def extremes(self):
         """Integers with the least one, the least but 0, and the largest of the array: enough to check their range."""
         found = np.empty(0, self.dtype)
+        self.verify_deltas()
         for number in self.base[1].chunks:
             first, last = self.base[1].span(number)
             octets = np.empty((last - first, self.base[1].unit), np.uint8)
@@ -433,8 +438,8 @@ def compact(path, keep=1, progress=None):
         if chain.entry["after"] is None:
             new.abort()
             return
-        deltas = [delta for arrays in chain.arrays.values() for array in arrays.values() for *_, delta in array.deltas]
-        read_all(deltas, False)
+        for array in [array for arrays in chain.arrays.values() for array in arrays.values()]:
+            array.verify_deltas()
         groups = [({f"extra.{place}": stored}) for place, stored in enumerate(chain.extra.values())]
         for place, (name, arrays) in enumerate(chain.arrays.items()):
             table = chain.about["variables"][name]["table"]
