@@ -1,6 +1,6 @@
 """What of a training goes to disk in one save: a moment of it, held for as long as the save takes.
 
-May import: checkpoint.files, checkpoint.series. Do not break: with `wait=False` training goes
+May import: checkpoint.files. Do not break: with `wait=False` training goes
 on, and the bytes on disk are those of the moment; whoever changes rows that are not written yet first has them copied.
 """
 
@@ -10,8 +10,7 @@ import weakref
 
 import numpy as np
 
-from fastembed.checkpoint.files import Writing, octets_of
-from fastembed.checkpoint.series import write_all
+from fastembed.checkpoint.files import Writing, octets_of, write_all
 
 _BLOCK = 1 << 15  # rows
 
@@ -26,14 +25,12 @@ def copy_rows(table, octets_vb, rows, out):
 
 
 class Touched:
-    """A watcher: which rows of a table, and of what is kept of them, have changed since the last save to one path.
-
-    It leaves the table together with its owner.
-    """
+    """A watcher: which rows of a table, and of what is kept of them, have changed since the last save to one path; at
+    the beginning all. It leaves the table together with its owner."""
 
     def __init__(self, table, owner):
         self._table = weakref.ref(table)
-        self._mask_v = np.zeros(len(table), bool)
+        self._mask_v = np.ones(len(table), bool)
         table.watchers.append(self)
         weakref.finalize(owner, _leave, table.watchers, self)
 
@@ -46,10 +43,15 @@ class Touched:
         self._mask_v[slice(None) if rows_u is None else rows_u] = True
 
     def take(self):
-        """The rows, int64; from now on they count as saved."""
-        rows_u = np.flatnonzero(self._mask_v)
-        self._mask_v[rows_u] = False
+        """The rows, int64; None: more than half of all. From now on they count as saved."""
+        many = 2 * np.count_nonzero(self._mask_v) > len(self._mask_v)
+        rows_u = None if many else np.flatnonzero(self._mask_v)
+        self.clear()
         return rows_u
+
+    def clear(self):
+        """All rows count as saved."""
+        self._mask_v[:] = False
 
 
 def _leave(watchers, watcher):
