@@ -69,11 +69,9 @@ class Raw:
 class Ours:
     """A checkpoint; a load is into tables that are there, as it is with a training."""
 
-    def __init__(self, table, file):
-        self.table, self.file = table, file
+    def __init__(self, table, again, file):
+        self.table, self.again, self.file = table, again, file
         self.checkpoint = fastembed.Checkpoint(table)
-        self.again = fastembed.Table(table.shape)
-        self.again.memory[:] = 0  # its pages are there
 
     def save(self):
         self.checkpoint.save(self.file)
@@ -86,8 +84,8 @@ class Ours:
 class Delta(Ours):
     """One row of a hundred, after a full save."""
 
-    def __init__(self, table, file):
-        super().__init__(table, file)
+    def __init__(self, table, again, file):
+        super().__init__(table, again, file)
         self.rng = np.random.default_rng(1)
         self.checkpoint.save(file)
         self.rows = len(table) // 100
@@ -127,13 +125,13 @@ def peer(name):
         return None
 
 
-def contestants(table, folder):
+def contestants(table, again, folder):
     """{name: one}; each with save(), load()."""
     table_vd = table.memory
     found = {"raw": Raw(table_vd, folder / "raw", False)}
     if hasattr(os, "O_DIRECT"):
         found["raw, direct"] = Raw(table_vd, folder / "direct", True)
-    found["fastembed"] = Ours(table, folder / "ours")
+    found["fastembed"] = Ours(table, again, folder / "ours")
     npy = folder / "table.npy"
     found["np.save"] = Saver(npy, lambda: np.save(npy, table_vd), lambda: np.load(npy))
     torch, safetensors = peer("torch"), peer("safetensors.numpy")
@@ -162,12 +160,14 @@ def run(args, folder):
     layer = fastembed.Embedding(args.rows, args.dim, fastembed.initializers.RandomUniform(-1, 1, seed=1))
     layer.build()
     table = layer.embeddings
-    racers = contestants(table, folder)
+    again = fastembed.Table(table.shape)
+    again.memory[:] = 0  # its pages are there
+    racers = contestants(table, again, folder)
     racers = {name: one for name, one in racers.items() if not args.only or name in args.only.split(",")}
     for name, one in racers.items():
         one.save()
         check(name, np.array_equal(one.load(), table.memory))
-    delta = Delta(table, folder / "delta")
+    delta = Delta(table, again, folder / "delta")
     delta.touch()
     delta.save()
     check("delta", np.array_equal(delta.load(), table.memory))

@@ -11,7 +11,7 @@ import tempfile
 
 import fastembed
 from fastembed import dtypes, formats, ops, saving
-from fastembed.checkpoint import series
+from fastembed.checkpoint import chain, series
 from fastembed.table import Table
 
 _SAVE = "fastembed"  # what --from and --to call our own saves
@@ -213,10 +213,10 @@ def _info(given):
 
 
 def _info_checkpoint(path):
-    chain = series.of_one_list(os.path.abspath(path), lambda: series.open_chain(path))
+    opened = series.of_one_list(os.path.abspath(path), lambda: chain.open_chain(path))
     _say(format="checkpoint", saves=fastembed.Checkpoint.saves(path))
-    _say(optimizer=(chain.about["optimizer"] or {}).get("class_name"), bytes=sum(file.nbytes for file in chain.files))
-    for name, one in chain.about["variables"].items():
+    _say(optimizer=(opened.about["optimizer"] or {}).get("class_name"), bytes=sum(file.nbytes for file in opened.files))
+    for name, one in opened.about["variables"].items():
         print(f"{name}: {one['arrays']['weights'][0]} {tuple(one['shape'])}")
 
 

@@ -53,8 +53,9 @@ class FileLock:
                 why = f"one writer at a time, and {holder} has it"
                 raise BlockingIOError(errno.EAGAIN, why, path) from None
         since = datetime.datetime.now().isoformat(" ", "seconds")
-        os.truncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {platform.node()} since {since}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk: then it says less
+            os.truncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {platform.node()} since {since}\n".encode())
         self.handle, self.lock = handle, lock
         self.close = weakref.finalize(self, _unlock, handle, lock, os.getpid())
         _locks.add(self)

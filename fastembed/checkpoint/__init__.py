@@ -1,25 +1,25 @@
 """Checkpoint: a training on disk, with all that it needs to go on as if it had never stopped.
 
-May import: checkpoint.files, checkpoint.series, checkpoint.snapshot, saving, table, optimizers.base, initializers.base,
-dtypes. Do not break: training that goes on from a checkpoint gives the bits of training that never stopped. So nothing
-is rounded, and no row catches up on the way: a table is written as it lies in memory, beside the steps that its rows
-have not taken yet.
+May import: checkpoint.chain, checkpoint.extra, checkpoint.series, checkpoint.snapshot, checkpoint.trained, saving,
+table, optimizers.base, initializers.base. Do not break: training that goes on from a checkpoint gives the bits of
+training that never stopped. So nothing is rounded, and no row catches up on the way: a table is written as it lies in
+memory, beside the steps that its rows have not taken yet.
 
-How it lies on disk: series.py.
+How it lies on disk: series.py says it.
 """
 
 import contextlib
 import json
 import os
-import zlib
 from typing import NamedTuple
 
 import numpy as np
 
-from fastembed import dtypes, saving
-from fastembed.checkpoint import series
-from fastembed.checkpoint.files import octets_of
-from fastembed.checkpoint.series import ROWS, damage, verify
+from fastembed import saving
+from fastembed.checkpoint import series, trained
+from fastembed.checkpoint.chain import ROWS, compact, fill, open_chain, verify
+from fastembed.checkpoint.extra import as_json, from_json, joined_extra, split_extra
+from fastembed.checkpoint.series import damage
 from fastembed.checkpoint.snapshot import Background, Moment, Touched
 from fastembed.initializers.base import random_state, set_random_state
 from fastembed.optimizers.base import Optimizer
@@ -29,12 +29,11 @@ __all__ = ["Checkpoint", "verify"]
 
 
 class _Last(NamedTuple):
-    """What was last saved to a path, or restored from it: its identity; of each variable the kinds of the arrays ROWS,
-    and the Touched of its table."""
+    """What was last saved to a path, or restored from it: its identity, and of each variable the kinds of the arrays
+    ROWS."""
 
     identity: list
     kinds: dict
-    touched: dict
 
 
 class Checkpoint:
@@ -82,11 +81,12 @@ class Checkpoint:
         for name, layer in layers.items():
             if not isinstance(name, str):
                 raise TypeError(f"`layers` must have strings as names. Received: {name!r}")
-            _check_layer(layer)
+            trained.check_layer(layer)
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(f"`optimizer` must be an Optimizer or None. Received: optimizer={optimizer!r}")
         self.layers, self.optimizer = dict(layers), optimizer
         self._last = {}  # _Last by path
+        self._touched = {}  # Touched by path and name of the variable
         self._background = None
 
     def save(self, path, delta=False, *, keep=1, extra=None, wait=True, progress=None):
@@ -132,11 +132,11 @@ class Checkpoint:
             {'step': 2}
         """
         keep, about = _check_keep(keep), {}
-        about["extra"], extra_arrays = _split_extra(extra)
+        about["extra"], extra_arrays = split_extra(extra)
         self._finish()
         path = os.path.abspath(os.fspath(path))
         variables = self._variables()
-        saving.refuse_trained_in(path, map(_memory, variables.values()))
+        saving.refuse_trained_in(path, map(trained.memory, variables.values()))
         with contextlib.ExitStack() as stack:
             new = stack.enter_context(series.NewSave(path))
             moment = stack.enter_context(Moment(live=not wait))
@@ -144,12 +144,12 @@ class Checkpoint:
             def write():
                 files = moment.write(progress)
                 entry = new.commit({**about, "files": files}, after if is_delta else None, keep)
-                self._last[path] = _Last(series.identity(entry), kinds, touched)
+                self._last[path] = _Last(series.identity(entry), kinds)
 
             with self._held(variables):
                 last = self._last.get(path)
                 after = series.find(new.saves, last.identity) if delta and last is not None else None
-                kinds, touched = self._fill(moment, about, variables, last, after is not None)
+                kinds = self._fill(moment, about, path, variables, last if after else None)
                 is_delta = any(one["after"] for one in about["variables"].values())
                 moment.add_alone({f"extra.{place}": array for place, array in enumerate(extra_arrays.values())})
                 moment.begin(new.folder)
@@ -160,35 +160,31 @@ class Checkpoint:
             self._background = Background(write, stack.pop_all())
             return self._background
 
-    def _fill(self, moment, about, variables, last, delta):
-        """Puts all variables into a moment, and into what save.json says. Returns the kinds of arrays, and the Touched,
-        for _Last."""
+    def _fill(self, moment, about, path, variables, last):
+        """Puts all variables into a moment, and into what save.json says. last: what a delta follows, or None. Returns
+        the kinds of arrays, for _Last."""
         counters, known = self._known(variables)
         names = {id(variable): name for name, variable in variables.items()}
-        about |= {"random": _as_json(random_state()), "optimizer": self._described(), "variables": {}}
+        about |= {"random": as_json(random_state()), "optimizer": self._described(), "variables": {}}
         if self.optimizer is not None:
             about["optimizer"] |= {"counters": counters, "trains": [names[key] for key in known]}
-        kinds, touched = {}, {}
-        delta = delta and list(last.kinds) == list(variables)
+        kinds = {}
+        delta = last is not None and list(last.kinds) == list(variables)
         for place, (name, variable) in enumerate(variables.items()):
-            numbers, arrays = _snapshot(variable, known.get(id(variable)))
-            of_array = {what: _kind(array) for what, array in arrays.items()}
-            of_array["weights"] = [_dtype_name(arrays["weights"]), *variable.shape]  # codes of any number
+            numbers, arrays = trained.snapshot(variable, known.get(id(variable)))
+            of_array = {what: trained.kind(array) for what, array in arrays.items()}
+            of_array["weights"] = [trained.dtype_name(arrays["weights"]), *variable.shape]  # codes of any number
             one = {"shape": list(variable.shape), "table": isinstance(variable, Table), "rows": None, "after": False}
-            one["initial"] = _initial(variable)
+            one["initial"] = trained.initial(variable)
             about["variables"][name] = {**one, "arrays": of_array, "numbers": numbers}
             kinds[name] = {what: of_array[what] for what in ROWS if what in of_array}
             if isinstance(variable, Table):
-                touched[name] = last and last.touched.get(name)
-                watched = touched[name] is not None and touched[name].of(variable)
-                if not watched:
-                    touched[name] = Touched(variable, self)
-                rows_u = moment.take(touched[name])
-                lazy, follows = variable.lazy, delta and watched and kinds[name] == last.kinds[name]
-                if follows and 2 * len(rows_u) <= len(variable):
-                    about["variables"][name]["after"] = True
-                else:
-                    rows_u = None if lazy is None else lazy.made_rows()
+                rows_u, lazy = moment.take(self._touched_of(path, name, variable)), variable.lazy
+                if not (delta and kinds[name] == last.kinds[name]):
+                    rows_u = None
+                about["variables"][name]["after"] = rows_u is not None
+                if rows_u is None and lazy is not None:
+                    rows_u = lazy.made_rows()
                 if rows_u is not None:
                     about["variables"][name]["rows"] = len(rows_u)
                     moment.add_alone({f"{place}.rows": rows_u})
@@ -196,7 +192,7 @@ class Checkpoint:
                 lazies = {f"{place}.weights": lazy, f"{place}.state": getattr(known.get(id(variable)), "lazy", None)}
                 moment.add_table(variable, by_rows, rows_u, lazies)
             moment.add_alone({f"{place}.{what}": array for what, array in arrays.items()})
-        return kinds, touched
+        return kinds
 
     def _finish(self):
         """Waits for the save in background; raises what nobody was told of."""
@@ -230,7 +226,7 @@ class Checkpoint:
         return series.of_one_list(path, lambda: self._restore(path, number, progress))
 
     def _restore(self, path, number, progress):
-        chain = series.open_chain(path, number)
+        chain = open_chain(path, number)
         about = chain.about
         with self._held({}), damage(path):
             self._check_optimizer(about["optimizer"])
@@ -238,20 +234,20 @@ class Checkpoint:
         with self._held(variables):
             counters, known = self._known(variables)
             with damage(path):
-                _check_variables(about["variables"], variables)
+                trained.check_variables(about["variables"], variables)
                 restored = self._restored(about, chain.arrays, variables, counters)
-                random, extra = _from_json(about["random"]), _joined_extra(chain)
+                random, extra = from_json(about["random"]), joined_extra(chain)
             into = []
             for name, variable in variables.items():
                 kept = restored.get(name)
-                arrays = {"weights": _memory(variable), **(kept.memory() if kept is not None else {})}
-                scales_v = _prepare(variable, known.get(id(variable)), "scales" in chain.arrays[name])
+                arrays = {"weights": trained.memory(variable), **(kept.memory() if kept is not None else {})}
+                scales_v = trained.prepare(variable, known.get(id(variable)), "scales" in chain.arrays[name])
                 if scales_v is not None:
                     arrays["scales"] = scales_v
                 into += [(chain.arrays[name][what], array) for what, array in arrays.items()]
                 if about["variables"][name]["initial"] is not None:
-                    _begin_again(variable, kept, arrays.values(), chain.arrays[name]["weights"])
-            series.fill(into, progress)
+                    trained.begin_again(variable, kept, arrays.values(), chain.arrays[name]["weights"].rows())
+            fill(into, progress)
             if self.optimizer is not None:
                 self.optimizer.restore(about["optimizer"]["counters"], [*restored.values()])
             if random is not None:
@@ -261,14 +257,19 @@ class Checkpoint:
 
     def _continue(self, path, chain, variables):
         """Deltas go on from this save."""
-        kinds, touched, last = {}, {}, self._last.get(path)
+        kinds = {}
         for name, one in chain.about["variables"].items():
             kinds[name] = {what: one["arrays"][what] for what in ROWS if what in one["arrays"]}
             if isinstance(variables[name], Table):
-                old = last and last.touched.get(name)
-                touched[name] = old if old is not None and old.of(variables[name]) else Touched(variables[name], self)
-                touched[name].take()
-        self._last[path] = _Last(series.identity(chain.entry), kinds, touched)
+                self._touched_of(path, name, variables[name]).clear()
+        self._last[path] = _Last(series.identity(chain.entry), kinds)
+
+    def _touched_of(self, path, name, table):
+        """Which rows of a table are not in the last save to a path."""
+        by_name = self._touched.setdefault(path, {})
+        if name not in by_name or not by_name[name].of(table):
+            by_name[name] = Touched(table, self)
+        return by_name[name]
 
     @staticmethod
     def saves(path):
@@ -311,7 +312,7 @@ class Checkpoint:
             >>> checkpoint.saves(directory + "/training")
             [3]
         """
-        series.compact(path, _check_keep(keep), progress)
+        compact(path, _check_keep(keep), progress)
 
     def _variables(self):
         """Every weight once, by name. Layers are built, if they are not yet."""
@@ -342,8 +343,8 @@ class Checkpoint:
         for kept in known:
             if id(kept.variable) not in ids:
                 raise ValueError(
-                    f"`layers` must have all variables of the optimizer. Received: {_describe(kept.variable)} not "
-                    f"among {list(variables)}"
+                    "`layers` must have all variables of the optimizer. Received: "
+                    f"{trained.describe(kept.variable)} not among {list(variables)}"
                 )
         return counters, {id(kept.variable): kept for kept in known}
 
@@ -371,16 +372,16 @@ class Checkpoint:
     def _restored(self, about, saved, variables, counters):
         """What the optimizer is to keep of each variable, by name; everything is checked here."""
         for name, variable in variables.items():
-            _check_array(name, "weights", saved[name]["weights"], _memory(variable))
-            if not _memory(variable).flags.writeable:
-                raise ValueError(f"`layers` must be writeable. Received: {_describe(variable)}")
+            trained.check_array(name, "weights", saved[name]["weights"], trained.memory(variable))
+            if not trained.memory(variable).flags.writeable:
+                raise ValueError(f"`layers` must be writeable. Received: {trained.describe(variable)}")
             if "scales" in saved[name]:
                 if not isinstance(variable, Table):
-                    raise ValueError(f"{name} must be a Table, as it was. Received: {_describe(variable)}")
-                _check_array(name, "scales", saved[name]["scales"], np.empty(len(variable), variable.rows.real))
+                    raise ValueError(f"{name} must be a Table, as it was. Received: {trained.describe(variable)}")
+                trained.check_array(name, "scales", saved[name]["scales"], np.empty(len(variable), variable.rows.real))
         if self.optimizer is None:
             return {}
-        if not _same_form(about["optimizer"]["counters"], counters):
+        if not trained.same_form(about["optimizer"]["counters"], counters):
             raise ValueError(f"the counters must be those of {self.optimizer!r}. Received: another form")
         restored = {}
         for name in about["optimizer"]["trains"]:
@@ -389,197 +390,12 @@ class Checkpoint:
                 given["last"] = saved[name]["last"].extremes()
             kept = self.optimizer.restored(variables[name], about["variables"][name]["numbers"], given)
             for what, array in kept.memory().items():
-                _check_array(name, what, saved[name][what], array)
+                trained.check_array(name, what, saved[name][what], array)
             restored[name] = kept
         return restored
-
-
-def _check_layer(layer):
-    """A layer, a table, or an array that can be trained."""
-    if isinstance(layer, np.ndarray):
-        if dtypes.name_of(layer.dtype)[0] not in dtypes.PLAIN or not layer.flags.c_contiguous:
-            raise ValueError(
-                f"`layers` must have arrays that are {' or '.join(dtypes.PLAIN)}, and C-contiguous. Received: "
-                f"{_describe(layer)}, strides {layer.strides}"
-            )
-    elif not isinstance(layer, Table) and not (hasattr(layer, "weights") and hasattr(layer, "build")):
-        raise TypeError(f"`layers` must be layers, tables or NumPy arrays. Received: {layer!r}")
-
-
-def _memory(variable):
-    return variable.memory if isinstance(variable, Table) else variable
-
-
-def _dtype_name(array):
-    """A storage dtype's name, or NumPy's."""
-    return dtypes.name_of(array.dtype)[0] or array.dtype.name
-
-
-def _kind(array):
-    """The name of an array's dtype, and its shape, that of codes with the number of them."""
-    elements = () if array.dtype.names is None else (dtypes.name_of(array.dtype)[1],)
-    return [_dtype_name(array), *array.shape, *elements]
-
-
-def _describe(variable):
-    return repr(variable) if isinstance(variable, Table) else f"an array {variable.dtype} of shape {variable.shape}"
-
-
-def _snapshot(variable, kept):
-    """(numbers, arrays) of a variable and of what the optimizer keeps of it, which may be None."""
-    debt = getattr(variable, "debt", None)
-    if debt is not None and debt is not kept:
-        raise ValueError(
-            f"`optimizer` must be the one that lets rows of {variable!r} catch up. Received: another one, or None"
-        )
-    arrays, numbers = {"weights": _memory(variable)}, None
-    if getattr(variable, "row_scales", None) is not None:
-        arrays["scales"] = variable.row_scales
-    if kept is not None:
-        numbers, more = kept.snapshot()
-        arrays.update({**kept.memory(), **more})
-    return numbers, arrays
-
-
-def _check_variables(saved, variables):
-    """Raises unless the saved variables are these, by name and shape."""
-    if saved.keys() != variables.keys():
-        raise ValueError(f"`layers` must have the weights that were saved, {list(saved)}. Received: {list(variables)}")
-    for name, variable in variables.items():
-        if tuple(saved[name]["shape"]) != tuple(variable.shape):
-            raise ValueError(
-                f"`layers` must have the shapes that were saved, {name}: {tuple(saved[name]['shape'])}. Received: "
-                f"{_describe(variable)}"
-            )
-        initial = saved[name]["initial"], _initial(variable)
-        if initial[0] != initial[1]:
-            rule = "have the initializer, and its seed, that it had"
-            if None in initial:
-                rule = "be lazy, as it was" if initial[1] is None else "not be lazy, as it was not"
-            raise ValueError(f"{name} must {rule}. Received: {_describe(variable)}")
-
-
-def _initial(variable):
-    """A checksum of what rows of a lazy table begin with, those of its ends; None: it is not lazy."""
-    lazy = getattr(variable, "lazy", None)
-    return None if lazy is None else zlib.crc32(lazy.initial(np.unique([0, len(variable) - 1])))
-
-
-def _begin_again(table, kept, arrays, saved):
-    """Makes a lazy table, and what is kept of it, what it was before the first row was made, but for the rows in the
-    Array `saved`, which are about to be read."""
-    made_u = table.lazy.made_rows()
-    for array in arrays:
-        octets_of(array, len(table))[made_u] = 0
-    for lazy in (table.lazy, getattr(kept, "lazy", None)):
-        if lazy is not None:
-            lazy.forget()
-            lazy.mark(saved.rows())
-
-
-def _check_array(name, what, saved, array):
-    """Raises unless a saved array can be copied into this one."""
-    same = _dtype_name(saved) == _dtype_name(array) and (array.dtype.names is None or saved.dtype == array.dtype)
-    if saved.shape != array.shape or not same:
-        raise ValueError(
-            f"{what!r} of {name} must be {_dtype_name(array)} of shape {array.shape}. Received: {_dtype_name(saved)} "
-            f"of shape {saved.shape}"
-        )
-
-
-def _same_form(saved, ours):
-    """Whether counters have the names of ours, and are such numbers."""
-    if saved.keys() != ours.keys():
-        return False
-    for name, value in saved.items():
-        if isinstance(ours[name], dict):
-            good = _same_form(value, ours[name])
-        elif name == "learning_rate":  # None: it was a schedule
-            good = value is None or (type(value) is float and value >= 0)
-        else:
-            kinds = (int, float) if name == "scale" else (int,)
-            good = type(value) in kinds and 0 <= value < 2**63
-        if not good:
-            return False
-    return True
-
-
-def _prepare(variable, kept, scaled):
-    """A variable is about to be overwritten. Returns where the learning rates of its rows go, or None."""
-    if not isinstance(variable, Table):
-        return None
-    variable.changing(but_unmade=True)
-    if variable.debt is not None and variable.debt is not kept:  # of another optimizer: its steps were for other rows
-        variable.debt.pay(None)
-        variable.debt.forget(None)
-        variable.debt = None
-    if not scaled:
-        variable.row_scales = None
-    elif variable.row_scales is None:
-        variable.row_scales = np.ones(len(variable), variable.rows.real)
-    return variable.row_scales
 
 
 def _check_keep(keep):
     if type(keep) is not int or keep < 1:
         raise ValueError(f"`keep` must be a positive int. Received: keep={keep!r}")
     return keep
-
-
-# ---- what else a training follows from: generators, small things of the user's ---------------------------------------
-
-_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
-
-
-def _as_json(generator):
-    """The state of a Generator, or None, as JSON."""
-
-    def plain(thing):
-        if isinstance(thing, dict):
-            return {key: plain(value) for key, value in thing.items()}
-        return thing.tolist() if isinstance(thing, (np.ndarray, np.generic)) else thing
-
-    return None if generator is None else plain(generator.bit_generator.state)
-
-
-def _from_json(state):
-    """A new Generator of a state, or None."""
-    if state is None:
-        return None
-    if state["bit_generator"] not in _GENERATORS:
-        raise ValueError(f"a generator must be one of {_GENERATORS}. Received: {state['bit_generator']!r}")
-    generator = np.random.Generator(getattr(np.random, state["bit_generator"])())
-    generator.bit_generator.state = state
-    return generator
-
-
-def _split_extra(extra):
-    """(what save.json says of `extra`, its arrays by name)."""
-    if extra is None:
-        return None, {}
-    if not isinstance(extra, dict) or not all(isinstance(name, str) for name in extra):
-        raise TypeError(f"`extra` must be a dict with strings as names. Received: extra={extra!r:.100}")
-    said, arrays = {"json": {}, "generators": {}, "arrays": {}}, {}
-    for name, value in extra.items():
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "biufcmMSU":
-                raise TypeError(f"`extra` must have arrays of numbers or strings. Received: {name!r} of {value.dtype}")
-            arrays[name] = np.array(value, order="C")
-            said["arrays"][name] = [arrays[name].dtype.str, *value.shape]
-        elif isinstance(value, np.random.Generator):
-            if type(value.bit_generator).__name__ not in _GENERATORS:
-                raise TypeError(f"`extra` must have generators of {_GENERATORS}. Received: {name!r}: {value!r}")
-            said["generators"][name] = _as_json(value)
-        else:
-            said["json"][name] = json.loads(json.dumps(value))
-    return said, arrays
-
-
-def _joined_extra(chain):
-    """The `extra` of a save, as it was given."""
-    said = chain.about["extra"]
-    if said is None:
-        return None
-    generators = {name: _from_json(state) for name, state in said["generators"].items()}
-    arrays = {name: stored.load() for name, stored in chain.extra.items()}
-    return {**said["json"], **generators, **arrays}

@@ -107,8 +107,7 @@ class _New:
             self._flags &= ~_DIRECT  # not on this file system
             self.put(head, 0)
         if self._flags & _DIRECT:  # a full disk is found now, and chunks can be written beside each other
-            with open(self._path, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, self._size)
+            self._reserve()
 
     def put(self, octets, at):
         """Writes bytes to a place of the file."""
@@ -120,6 +119,14 @@ class _New:
                 octets = octets[os.write(handle, octets) :]
         finally:
             os.close(handle)
+
+    def _reserve(self):
+        with open(self._path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, self._size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
+                    raise
 
     def finish(self):
         with open(self._path, "r+b") as file:
@@ -236,6 +243,26 @@ def shown(progress, total, what):
         return
     with tqdm(total=total, desc=what, unit="B", unit_scale=True, delay=0 if progress else 2) as bar:
         yield bar.update
+
+
+def write_all(writings, num_threads=None, progress=None):
+    """Writes all chunks, and forces the files to disk. Returns what save.json says of the files."""
+    jobs = [(writing, number) for writing in writings for number in writing.chunks]
+    with shown(progress, sum(writing.nbytes for writing in writings), "save") as done:
+        for count in each(lambda job: job[0].write(job[1]), jobs, num_threads):
+            done(count)
+    files = {}
+    for about in each(Writing.finish, writings, num_threads):
+        files.update(about)
+    return files
+
+
+def read_all(files, progress=None):
+    """Compares all chunks of these Stored with their checksums."""
+    jobs = [(stored, number) for stored in files for number in stored.chunks]
+    with shown(progress, sum(stored.nbytes for stored in files), "verify") as done:
+        for count in each(lambda job: job[0].verify(job[1]), jobs):
+            done(count)
 
 
 def octets_of(array, length):

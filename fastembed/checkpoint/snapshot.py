@@ -1,7 +1,7 @@
 """What of a training goes to disk in one save: a moment of it, held for as long as the save takes.
 
-May import: checkpoint.files, checkpoint.series, ops. Do not break: with `wait=False` training goes
-on, and the bytes on disk are those of the moment; whoever changes rows that are not written yet first has them copied.
+May import: checkpoint.files, ops. Do not break: with `wait=False` training goes on, and the bytes on disk are those of
+the moment; whoever changes rows that are not written yet first has them copied.
 """
 
 import contextlib
@@ -11,8 +11,9 @@ import weakref
 import numpy as np
 
 from fastembed import ops
-from fastembed.checkpoint.files import Writing, octets_of
-from fastembed.checkpoint.series import write_all
+from fastembed.checkpoint.files import Writing, octets_of, write_all
+
+_BLOCK = 1 << 15  # rows
 
 
 def copy_rows(octets_vb, lazy, rows, out):
@@ -27,14 +28,13 @@ def copy_rows(octets_vb, lazy, rows, out):
 
 
 class Touched:
-    """A watcher: which rows of a table, and of what is kept of them, have changed since the last save to one path.
-
-    It leaves the table together with its owner.
-    """
+    """A watcher: which rows of a table, and of what is kept of them, have changed since the last save to one path; at
+    the beginning all. It leaves the table together with its owner."""
 
     def __init__(self, table, owner):
         self._table = weakref.ref(table)
         self._mask_v = np.zeros(len(table), bool) if table.lazy is None else ops.sparse_zeros(len(table), bool)
+        self._all = True
         table.watchers.append(self)
         weakref.finalize(owner, _leave, table.watchers, self)
 
@@ -44,13 +44,22 @@ class Touched:
 
     def before(self, rows_u):
         """See `Table.changing`."""
-        self._mask_v[slice(None) if rows_u is None else rows_u] = True
+        if rows_u is None:
+            self._all = True
+        else:
+            self._mask_v[rows_u] = True
 
     def take(self):
-        """The rows, int64; from now on they count as saved."""
-        rows_u = np.flatnonzero(self._mask_v)
-        self._mask_v[rows_u] = False
+        """The rows, int64; None: more than half of all. From now on they count as saved."""
+        many = self._all or 2 * np.count_nonzero(self._mask_v) > len(self._mask_v)
+        rows_u = None if many else np.flatnonzero(self._mask_v)
+        self.clear()
         return rows_u
+
+    def clear(self):
+        """All rows count as saved."""
+        self._mask_v[np.flatnonzero(self._mask_v)] = False
+        self._all = False
 
 
 def _leave(watchers, watcher):
@@ -99,8 +108,8 @@ class Snapshot(Part):
     def __init__(self, arrays, length, table, rows_u=None, lazies=None):
         super().__init__(arrays, length, table, rows_u, lazies)
         self._written = np.zeros(self.length, bool)  # or copied, by place in the files
-        self._kept_at = np.zeros(self.length, np.int32)  # 1 + the place in self._kept of a row that has changed since
-        self._kept, self._count = {name: octets[:0] for name, octets in self._octets.items()}, 0
+        self._kept_at = np.zeros(self.length, np.int32)  # 1 + the place among the kept of a row that has changed since
+        self._kept, self._count = [], 0  # blocks {name: (_BLOCK, bytes)}
         self._writing = self._error = None
         table.watchers.append(self)
 
@@ -117,9 +126,11 @@ class Snapshot(Part):
             super().copy(first, last, outs)
             self._written[first:last] = True
             changed = np.flatnonzero(self._kept_at[first:last])
-            places = self._kept_at[first:last][changed] - 1
-            for name, out in outs.items():
-                out[changed] = self._kept[name][places]
+            blocks, places = np.divmod(self._kept_at[first:last][changed] - 1, _BLOCK)
+            for block in np.unique(blocks):
+                here = blocks == block
+                for name, out in outs.items():
+                    out[changed[here]] = self._kept[block][name][places[here]]
         return True
 
     def before(self, rows_u):
@@ -143,18 +154,16 @@ class Snapshot(Part):
             places = np.minimum(np.searchsorted(self._rows_u, rows_u), self.length - 1)
             places = places[self._rows_u[places] == rows_u]
         places = places[~self._written[places] & (self._kept_at[places] == 0)]
-        if not len(places):
-            return
-        count = self._count + len(places)
-        self._kept_at[places] = np.arange(self._count + 1, count + 1)
-        rows = places if self._rows_u is None else self._rows_u[places]
-        for name, octets in self._octets.items():
-            if count > len(self._kept[name]):
-                larger = np.empty((max(count, 2 * len(self._kept[name])), octets.shape[1]), np.uint8)
-                larger[: self._count] = self._kept[name][: self._count]
-                self._kept[name] = larger
-            copy_rows(octets, self._lazies.get(name), rows, self._kept[name][self._count : count])
-        self._count = count
+        self._kept_at[places] = np.arange(self._count + 1, self._count + 1 + len(places))
+        while len(places):
+            at = self._count % _BLOCK
+            if at == 0:
+                self._kept.append({name: np.empty((_BLOCK, o.shape[1]), np.uint8) for name, o in self._octets.items()})
+            these, places = places[: _BLOCK - at], places[_BLOCK - at :]
+            rows = these if self._rows_u is None else self._rows_u[these]
+            for name, octets in self._octets.items():
+                copy_rows(octets, self._lazies.get(name), rows, self._kept[-1][name][at : at + len(these)])
+            self._count += len(these)
 
     def close(self):
         with self._table.lock:
@@ -176,7 +185,7 @@ class Moment:
             self._parts.append(Part({name: np.array(array) if self._live else array}, array.size))
 
     def add_table(self, table, arrays, rows_u, lazies):
-        """Arrays with a row for each row of a table: whole, or these rows."""
+        """Arrays with a row for each row of a table: whole, or these rows. lazies: see Part."""
         self._parts.append((Snapshot if self._live else Part)(arrays, len(table), table, rows_u, lazies))
 
     def take(self, touched):
