@@ -11,6 +11,11 @@ from fastembed import ops
 _AT_ONCE = 1 << 22  # elements
 
 
+def bits_of(made, rows_n):
+    """The bits of rows, uint8: 1, if they are made."""
+    return made[rows_n >> 3] >> (rows_n & 7).astype(np.uint8) & 1
+
+
 class Lazy:
     """The rows of an array that are not made yet.
 
@@ -40,7 +45,7 @@ class Lazy:
             return
         if not ops.are_rows(rows_n, len(self.rows)):
             return
-        missing_n = rows_n[self.made[rows_n >> 3] >> (rows_n & 7).astype(np.uint8) & 1 == 0]
+        missing_n = rows_n[bits_of(self.made, rows_n) == 0]
         if len(missing_n):
             self._make(np.unique(missing_n).astype(np.int64, copy=False))
 
