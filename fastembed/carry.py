@@ -180,6 +180,7 @@ class Carry:
         if self.from_v is None:
             if self.new > self.old and self.old % 8:
                 made[self.old // 8] &= (1 << self.old % 8) - 1
+            del made  # it grows in place
             octets.array(holder, name, sparse=True)
             return
         octets.from_v = np.full(octets.new, -1)

@@ -29,6 +29,10 @@ class Lazy:
     def __init__(self, rows, fill, made):
         self.rows, self.fill, self.made = rows, fill, made
 
+    def bits(self, rows_n):
+        """Whether rows are made: uint8, 1 or 0."""
+        return bits_of(self.made, rows_n)
+
     def missing(self, rows):
         """The numbers of the rows of a slice that are not made: int64, rising."""
         start, stop, _ = rows.indices(len(self.rows))
@@ -45,7 +49,7 @@ class Lazy:
             return
         if not ops.are_rows(rows_n, len(self.rows)):
             return
-        missing_n = rows_n[bits_of(self.made, rows_n) == 0]
+        missing_n = rows_n[self.bits(rows_n) == 0]
         if len(missing_n):
             self._make(np.unique(missing_n).astype(np.int64, copy=False))
 

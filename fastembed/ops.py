@@ -1035,7 +1035,13 @@ def zeros(shape, storage="float32", sparse=False):
 
 
 def zeros_like(array, num_rows, sparse=False):
-    """The same for an array like this one, with another number of rows (its first dimension)."""
+    """The same for an array like this one, with another number of rows (its first dimension).
+
+    Raises:
+        MemoryError: it does not fit.
+    """
+    if not sparse:
+        check_fits(array.nbytes // len(array) * num_rows, f"a copy with {num_rows:,} rows")
     return _zeros((num_rows, *array.shape[1:]), array.dtype, sparse)
 
 
@@ -1057,7 +1063,9 @@ def sparse_zeros(shape, dtype):
 
 
 class _Pages(mmap.mmap):
-    """Memory that can grow without being copied."""
+    """Memory that can grow without being copied. sparse: most of it is never touched."""
+
+    sparse = False
 
 
 def _map(size, sparse=False):
@@ -1068,6 +1076,7 @@ def _map(size, sparse=False):
         pages = _Pages(-1, size, flags)
     except OSError as error:
         raise MemoryError(f"{size:,} bytes cannot be had: {error}") from error
+    pages.sparse = sparse
     advice = getattr(mmap, "MADV_NOHUGEPAGE" if sparse else "MADV_HUGEPAGE", None)
     if advice is not None:
         with contextlib.suppress(OSError):  # a system without huge pages
@@ -1095,7 +1104,8 @@ def resized(held, num_rows):
     while isinstance(pages, (np.ndarray, memoryview)):
         pages = pages.base if isinstance(pages, np.ndarray) else pages.obj
     if type(pages) is _Pages and held[0].ctypes.data == np.frombuffer(pages, np.uint8).ctypes.data:
-        check_fits(new_size - size, f"{more:,} more rows")
+        if not pages.sparse:
+            check_fits(new_size - size, f"{more:,} more rows")
         held.clear()
         before = len(pages)
         try:

@@ -370,11 +370,12 @@ class Table:
         carry.last(self.watchers.clear)  # rows have other numbers: they know nothing of the table any more
         lazy, touched, dim = self.lazy, None, self.shape[1]
         if lazy is not None:
+            fill, touched = lazy.fill, lazy.bits
             if carry.from_v is not None:  # a row that is made later has its initial value by its number
                 lazy.make(carry.from_v[(carry.from_v >= 0) & (carry.from_v != np.arange(carry.new))])
-            fill, touched = lazy.fill, functools.partial(bits_of, np.array(lazy.made))
-            if carry.from_v is not None and self.path is not None:
-                self._make_whole()
+                touched = functools.partial(bits_of, np.array(lazy.made))
+                if self.path is not None:
+                    self._make_whole()
         carry.after(functools.partial(self._bind, dim))
         known = self.kept()
         for _, kept in known:
@@ -519,6 +520,8 @@ def rearrange(pairs, num_rows, from_v=None):
             if optimizer.reads_all_rows:
                 kept.pay(None)
         with Carry(len(tables[0]), num_rows, from_v) as carry:
+            for _, kept in known:  # before any file: from then on they do not belong together
+                carry.step(kept.home.changing)
             for table, fill in pairs:
                 table.carry(carry, fill)
         for table in tables:

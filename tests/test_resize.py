@@ -326,6 +326,15 @@ def test_states_that_are_not_made(tmp_path, in_file):
     same_states(both, layers)
 
 
+def test_a_lazy_table_larger_than_memory():
+    layer, optimizer = layer_of(10**10, lazy=True), optimizers.Adam()
+    step(layer, optimizer, [3, 10**10 - 1])
+    layer.resize(2 * 10**10)
+    step(layer, optimizer, [3, 2 * 10**10 - 1])
+    again = layer_of(10**10, lazy=True)
+    assert np.array_equal(layer([5, 10**10 - 2]), again([5, 10**10 - 2]))
+
+
 def test_lazy_and_scaled():
     layer = layer_of(V, embeddings_initializer="glorot_uniform", lazy=True)
     with pytest.raises(ValueError, match="must not scale values"):
@@ -380,6 +389,21 @@ def test_files(tmp_path, storage, lazy, rng):
     assert layer_of(4, **arguments)(np.arange(4)).shape == (4, D)
     assert adam(path=tmp_path / "state").iterations == 8
     assert not [name for name in os.listdir(tmp_path) + os.listdir(tmp_path / "state") if name.endswith(".new")]
+
+
+@pytest.mark.parametrize("storage", dtypes.STORAGE)
+def test_a_table_in_a_file(tmp_path, storage):
+    table, path = Table((V, D), storage, tmp_path / "table.npy"), tmp_path / "table.npy"
+    values = np.random.default_rng(1).standard_normal((V, D)).astype(np.float32)
+    table.assign(values)
+    before = octets(table).copy()
+    table.resize(GROWN, lambda values_ud, rows_u: np.copyto(values_ud, 1))
+    del table
+    table = Table((GROWN, D), storage, path)
+    assert np.array_equal(octets(table, slice(V)), before) and (table[V:] == 1).all()
+    table.resize(5)
+    del table
+    assert np.array_equal(octets(Table((5, D), storage, path)), before[:5])
 
 
 def test_a_file_that_is_open_for_reading(tmp_path):
@@ -486,6 +510,8 @@ def test_a_process_that_dies_leaves_a_whole_table(tmp_path, change, lazy):
         num_rows = len(np.load(directory / "table.npy", mmap_mode="r"))
         layer = layer_of(num_rows, path=directory / "table.npy", lazy=lazy)
         there = layer(np.arange(num_rows))
+        if (directory / "state" / "optimizer.json").exists():  # the state goes on where it was
+            assert np.array_equal(there, before)
         assert np.array_equal(there, before) or np.array_equal(there, after)
         if not died:
             assert np.array_equal(there, after)

@@ -337,8 +337,8 @@ class Embedding:
         The first rows stay as they are, to the bit, with all that any optimizer keeps of them. New rows have the values
         that the initializer gives rows of these numbers, as if they had been there from the start, and satisfy the
         constraint; for optimizers they were never touched. Where values are scaled by the number of rows
-        (GlorotUniform), new rows have the scale of the new number, and old ones what they had. See `Table.resize` for
-        memory and files.
+        (GlorotUniform), new rows have the scale of the new number, and old ones what they had. Gradients that were taken
+        before are of the old shape. See `Table.resize` for memory and files.
 
         Args:
             input_dim: int > 0, the new number of rows.
@@ -367,9 +367,9 @@ class Embedding:
         """Gives the table the rows of another vocabulary: each word that was in the old one keeps its row, with all
         that any optimizer keeps of it; other words get new rows, as in `resize`.
 
-        Words that are only appended cost what `resize` costs. Else tables and states are written anew, one after the
-        other: in memory that takes both tables; a file is replaced when the new one is whole, and one of a lazy table
-        is no longer lazy then.
+        Words that are only appended, or taken away at the end, cost what `resize` costs. Else table and states are
+        copied: for a moment memory has to hold the old and the new ones, and a disk, where a file is replaced when the
+        new one is whole. A lazy table in a file is made whole first, and is no longer lazy.
 
         Args:
             old_vocabulary: the words by their ids: a sequence or array of `input_dim` hashable values (strings,

@@ -242,9 +242,10 @@ class Optimizer(serialization.Configurable):
             {'momentum': (5, 2), 'velocity': (5, 2)}
         """
         kept = self._known(variable)
-        self.catch_up(variable)
-        kept.make(None)
-        parts, state_vs = {}, kept.state_vs if self.state_dtype != "int8" else ops.decode(kept.state_rows)
+        with self.held([variable]):
+            kept.pay(None)
+            kept.make(None)
+            parts, state_vs = {}, kept.state_vs if self.state_dtype != "int8" else ops.decode(kept.state_rows)
         for name, part in kept.parts.items():
             per_row = ops.STATES[kept.step][name] == ops.ROW
             parts[name] = state_vs[:, part.start] if per_row else state_vs[:, part]

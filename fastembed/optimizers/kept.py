@@ -5,7 +5,6 @@ May import: optimizers.history, .home, carry, files, lazy, ops, table. Do not br
 """
 
 import copy
-import functools
 import math
 import weakref
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from fastembed import files, ops
 from fastembed.carry import run
-from fastembed.lazy import Lazy, bits_of
+from fastembed.lazy import Lazy
 from fastembed.optimizers import home
 from fastembed.optimizers.history import REPLAY, History
 from fastembed.table import Table
@@ -235,7 +234,6 @@ class Kept:
     def carry(self, carry, optimizer, rows, touched):
         """Its part in `table.rearrange`. rows: the table's, as they are now; touched: which old ones are made."""
         self.looked = None
-        carry.step(self.home.changing)
         if self.state_vs is not None:
             self._carry_state(carry, optimizer, touched)
         if self.average_vd is not None:
@@ -257,7 +255,7 @@ class Kept:
     def _carry_state(self, carry, optimizer, touched):
         if self.lazy is not None:
             self.lazy.rows = None
-            carry.array(self, "state_vs", True, functools.partial(bits_of, self.lazy.made))
+            carry.array(self, "state_vs", True, self.lazy.bits)
             carry.bits(self.lazy, "made")
             return
         carry.array(self, "state_vs", self._sparse, touched if self._sparse else None)
