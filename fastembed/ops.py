@@ -78,6 +78,7 @@ _CODES = {name: code for code, name in enumerate(_core.STEPS)}
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 _LARGE = 1 << 20  # numbers of an array whose place in memory matters
 _MAPPED = 1 << 25  # bytes of a table in pages of its own, with which it can grow
+_HUGE = 1 << 21  # bytes of a huge page: memory of a multiple of it keeps them when it moves
 # Above this a float no longer tells neighbouring integers apart.
 _EXACT = {2: 2**11, 4: 2**24, 8: 2**53}
 
@@ -1073,7 +1074,7 @@ def _map(size, sparse=False):
     if sparse and sys.platform == "linux":
         flags |= 0x4000  # MAP_NORESERVE, which Python knows from 3.13 on: more than there is may be mapped
     try:
-        pages = _Pages(-1, size, flags)
+        pages = _Pages(-1, size if sparse else _in_huge_pages(size), flags)
     except OSError as error:
         raise MemoryError(f"{size:,} bytes cannot be had: {error}") from error
     pages.sparse = sparse
@@ -1082,6 +1083,10 @@ def _map(size, sparse=False):
         with contextlib.suppress(OSError):  # a system without huge pages
             pages.madvise(advice)
     return pages
+
+
+def _in_huge_pages(size):
+    return -(-size // _HUGE) * _HUGE
 
 
 def _whole(pages, dtype, shape):
@@ -1109,7 +1114,7 @@ def resized(held, num_rows):
         held.clear()
         before = len(pages)
         try:
-            pages.resize(new_size)
+            pages.resize(new_size if pages.sparse else _in_huge_pages(new_size))
         except (BufferError, SystemError):  # others see it; not on this system
             held.append(_whole(pages, dtype, shape))
         except (OSError, ValueError) as error:

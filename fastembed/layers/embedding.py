@@ -337,8 +337,8 @@ class Embedding:
         The first rows stay as they are, to the bit, with all that any optimizer keeps of them. New rows have the values
         that the initializer gives rows of these numbers, as if they had been there from the start, and satisfy the
         constraint; for optimizers they were never touched. Where values are scaled by the number of rows
-        (GlorotUniform), new rows have the scale of the new number, and old ones what they had. Gradients that were taken
-        before are of the old shape. See `Table.resize` for memory and files.
+        (GlorotUniform), new rows have the scale of the new number, and old ones what they had. Gradients that were
+        taken before are of the old shape. See `Table.resize` for memory and files.
 
         Args:
             input_dim: int > 0, the new number of rows.
