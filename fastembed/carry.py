@@ -45,7 +45,11 @@ class Carry:
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *error):
+    def __exit__(self, kind, error, where):
+        while where is not None:  # what failed may still see memory that is to be given back
+            with contextlib.suppress(RuntimeError):  # a frame that is running
+                where.tb_frame.clear()
+            where = where.tb_next
         try:
             with self._undo:
                 if kind is None:

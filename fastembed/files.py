@@ -133,15 +133,15 @@ def new_rows(path, shape, storage, sparse=False):
     return open_rows(path, "r+", shape, storage)
 
 
-def take_space(path):
-    """Takes the space on disk of a whole file now.
+def take_space(path, start=0):
+    """Takes the space on disk of a file now, from byte `start` on.
 
     Raises:
         OSError: there is too little.
     """
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            os.posix_fallocate(file.fileno(), start, os.fstat(file.fileno()).st_size - start)
 
 
 def new_like(path, array, num_rows, sparse):
@@ -186,7 +186,7 @@ def extended(array, num_rows, sparse):
     there = os.path.getsize(array.filename)
     os.truncate(array.filename, max(there, size + more))
     if not sparse:
-        take_space(array.filename)
+        take_space(array.filename, size)
     new = mapped(array, num_rows)
     left = min(there - size, more)  # of rows that were there once
     new.view(np.uint8).reshape(-1)[array.nbytes : array.nbytes + left] = 0

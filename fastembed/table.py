@@ -191,7 +191,10 @@ class Table:
     def read(self, rows):
         """The bytes of a slice of rows, uint8 (n, bytes), as they lie in memory; of a lazy table those that are not
         made as if they were. Rows that have steps to take have not taken them."""
-        return self._rows.octets_vb[rows] if self.lazy is None else self.lazy.read(rows)
+        if self.lazy is None:
+            return self._rows.octets_vb[rows]
+        with self.lock:
+            return self.lazy.read(rows)
 
     def flush(self):
         """Forces a table that is trained in a file to disk. Nothing to do for one in memory.
@@ -348,7 +351,7 @@ class Table:
         Args:
             num_rows: int > 0.
             fill: a function (values_ud, rows_u) that writes the initial values of rows of these numbers, or None for
-                zeros. A lazy table has one already.
+                zeros. None for a lazy table, which has one.
 
         Raises:
             ValueError: another `num_rows`; a file that is open for reading alone; what `fill` raises.
@@ -360,7 +363,10 @@ class Table:
             >>> table.shape
             (1100, 16)
         """
-        rearrange([(self, fill)], check_size(num_rows, "num_rows"))
+        num_rows = check_size(num_rows, "num_rows")
+        if fill is not None and self.lazy is not None:
+            raise ValueError(f"`fill` must be None for a lazy table, which has one. Received: fill={fill!r}")
+        rearrange([(self, fill)], num_rows)
 
     def carry(self, carry, fill):
         """Its part in rearrange()."""
@@ -389,15 +395,14 @@ class Table:
             parts = [(carry.bits, self.lazy, "made"), (carry.array, self, "_array", True, touched)]
             for part, *about in parts if carry.new > carry.old else parts[::-1]:  # a file has a bit for each row
                 part(*about)
-        rows = ops.rows_of(self._array, dim=dim)
         if self.lazy is None and fill is not None:
             for rows_u in carry.fresh(dim):
-                self._fill(rows, fill, rows_u)
+                self._fill(fill, rows_u, dim)
         if self.row_scales is not None:
             carry.array(self, "row_scales")
             carry.set_fresh(self.row_scales, 1)
         for optimizer, kept in known:
-            kept.carry(carry, optimizer, rows, touched)
+            kept.carry(carry, optimizer, touched)
 
     def kept(self):
         """(optimizer, what it keeps of the table) of all that have trained it."""
@@ -418,15 +423,15 @@ class Table:
         os.remove(_made_path(self.path))
         self.lazy = None
 
-    def _fill(self, rows, fill, rows_u):
+    def _fill(self, fill, rows_u, dim):
         """Writes the initial values of rows as they would be in a new table."""
-        values_ud, part = ops.zeros((len(rows_u), rows.dim), rows.real.name), ops.zeros_like(self._array, len(rows_u))
+        part = ops.rows_of(ops.zeros_like(self._array, len(rows_u)), dim=dim)
+        values_ud = ops.zeros(part.shape, part.real.name)
         fill(values_ud, rows_u)
-        part = ops.rows_of(part, dim=rows.dim)
         ops.encode(part, values_ud)
         if self.constraint is not None and self.constraint.rows is not None:
             ops.change(part, lambda values_vd, _: self.constraint.enforce(values_vd))
-        rows.octets_vb[run(rows_u)] = part.octets_vb
+        ops.rows_of(self._array, dim=dim).octets_vb[run(rows_u)] = part.octets_vb
 
     def copy_from(self, array):
         """Copies an array that check_numbers() has passed into the table, and nothing else."""
@@ -510,7 +515,8 @@ def rearrange(pairs, num_rows, from_v=None):
     tables = [table for table, _ in pairs]
     if from_v is None and num_rows == len(tables[0]):
         return
-    optimizers = {optimizer for table in tables for optimizer in table.optimizers}
+    with locked(tables):
+        optimizers = {optimizer for table in tables for optimizer in table.optimizers}
     with contextlib.ExitStack() as taken:
         for optimizer in sorted(optimizers, key=id):
             taken.enter_context(optimizer.held(()))

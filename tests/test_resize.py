@@ -7,6 +7,7 @@ dies, in the middle leaves a whole table.
 import copy
 import errno
 import functools
+import mmap
 import os
 import pickle
 import threading
@@ -335,6 +336,12 @@ def test_a_lazy_table_larger_than_memory():
     assert np.array_equal(layer([5, 10**10 - 2]), again([5, 10**10 - 2]))
 
 
+def test_lazy_tables_have_a_fill():
+    table = layer_of(V, lazy=True).embeddings
+    with pytest.raises(ValueError, match="`fill` must be None for a lazy table"):
+        table.resize(GROWN, lambda values_ud, rows_u: None)
+
+
 def test_lazy_and_scaled():
     layer = layer_of(V, embeddings_initializer="glorot_uniform", lazy=True)
     with pytest.raises(ValueError, match="must not scale values"):
@@ -619,6 +626,13 @@ def test_rows_that_come_again_are_new():
     assert (table[1000] == 1).all() and not table[1001:].any()
 
 
+def pages_of(array):
+    """Bytes of the pages of an array."""
+    while not isinstance(array, mmap.mmap):
+        array = array.obj if isinstance(array, memoryview) else array.base
+    return len(array)
+
+
 @pytest.mark.parametrize("failing", [1, 2, 3])
 def test_too_little_memory_changes_nothing(monkeypatch, failing):
     """Whatever does not fit: the table, or what an optimizer keeps."""
@@ -630,7 +644,7 @@ def test_too_little_memory_changes_nothing(monkeypatch, failing):
     )
     step_of(layer, optimizer)
     step_of(whole, other)
-    table = layer.embeddings
+    table, size = layer.embeddings, pages_of(layer.embeddings.memory)
 
     def refuse(num_bytes, what):
         calls.append(what)
@@ -642,6 +656,7 @@ def test_too_little_memory_changes_nothing(monkeypatch, failing):
         layer.resize(2 * num_rows)
     monkeypatch.undo()
     assert layer.input_dim == num_rows and layer.embeddings is table
+    assert pages_of(table.memory) == size  # what was taken is given back
     step_of(layer, optimizer)
     step_of(whole, other)
     same(layer, whole)

@@ -231,16 +231,15 @@ class Kept:
 
     # ---- what a table asks that gets other rows ----
 
-    def carry(self, carry, optimizer, rows, touched):
-        """Its part in `table.rearrange`. rows: the table's, as they are now; touched: which old ones are made."""
+    def carry(self, carry, optimizer, touched):
+        """Its part in `table.rearrange`, after that of the table. touched: which old rows are made."""
         self.looked = None
         if self.state_vs is not None:
             self._carry_state(carry, optimizer, touched)
         if self.average_vd is not None:
             carry.array(self, "average_vd")
-            for rows_u in carry.fresh(rows.dim):
-                these = run(rows_u)
-                self.average_vd[these] = ops.decode(ops.Rows(rows.octets_vb[these], rows.storage, rows.dim))
+            for rows_u in carry.fresh(self.average_vd.shape[1]):
+                self.average_vd[run(rows_u)] = ops.decode(self.variable.memory[run(rows_u)])
             carry.array(self, "averaged_v")
             carry.set_fresh(self.averaged_v, optimizer.calls)
         if self.history is not None:
