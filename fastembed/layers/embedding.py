@@ -361,7 +361,8 @@ class Embedding:
             raise ValueError(
                 f"`input_dim` must be above `padding_idx`, {self.padding_idx}. Received: input_dim={input_dim}"
             )
-        self._rearrange(input_dim, None)
+        with self._build_lock:
+            self._rearrange(input_dim, None)
 
     def remap(self, old_vocabulary, new_vocabulary):
         """Gives the table the rows of another vocabulary: each word that was in the old one keeps its row, with all
@@ -389,12 +390,13 @@ class Embedding:
             >>> layer.input_dim, bool((layer([2, 1]) == before[[0, 2]]).all())
             (4, True)
         """
-        new_length, from_v = vocabulary.places(old_vocabulary, new_vocabulary, self.input_dim, self.padding_idx)
-        self._rearrange(new_length, from_v)
+        with self._build_lock:
+            length, from_v = vocabulary.places(old_vocabulary, new_vocabulary, self.input_dim, self.padding_idx)
+            self._rearrange(length, from_v)
 
     def _rearrange(self, input_dim, from_v):
         table = self.embeddings
-        new = input_dim > self.input_dim if from_v is None else bool((from_v < 0).any())
+        new = input_dim > len(table) if from_v is None else bool((from_v < 0).any())
         pairs = [(table, self._first_values(table, self.embeddings_initializer, input_dim) if new else None)]
         if self._lora is not None:
             lora = self._lora
