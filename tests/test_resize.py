@@ -98,6 +98,25 @@ def test_training_goes_on_with_other_numbers(case, mode, rng):
     same_states(both, layers, words, equal)
 
 
+@pytest.mark.parametrize(
+    ("storage", "state"),
+    [("float64", "float32"), ("bfloat16", "bfloat16"), ("float16", "int8"), ("float32", "int8")],
+)
+@pytest.mark.parametrize("mode", ["skip", "catch_up"])
+def test_states_of_other_dtypes(storage, state, mode, rng):
+    """Rounded stochastically, too: that goes by the number of the row."""
+    both = [optimizers.SGD(0.1, momentum=0.9, state_dtype=state, untouched=mode) for _ in range(2)]
+    layers = [layer_of(V, dtype=storage), layer_of(GROWN, dtype=storage)]
+    for num_rows in (V, GROWN, 50):
+        layers[0].resize(num_rows)
+        for _ in range(3):
+            ids = rng.integers(0, num_rows, (3, 3))
+            for optimizer, layer in zip(both, layers, strict=True):
+                step(layer, optimizer, ids)
+    same(*layers, slice(50))
+    same_states(both, layers, slice(50))
+
+
 def test_sums_over_rows_are_those_of_the_rows_there_are(rng):
     layer, adafactor = layer_of(V), optimizers.Adafactor(0.1)
     for number in range(3):
@@ -743,6 +762,31 @@ def test_copies_go_their_own_ways():
         assert layer.input_dim == 50 and len(layer.embeddings) == 50
         step(other, its_own, [3, 60])
         assert its_own.state(other.embeddings)["momentum"].shape == (GROWN, D)
+
+
+def test_saved_and_restored(tmp_path):
+    layer, optimizer = layer_of(V), optimizers.Adam(untouched="catch_up")
+    step(layer, optimizer, [3, 5])
+    layer.resize(GROWN)
+    step(layer, optimizer, [3, 60])
+    fastembed.Checkpoint(layer, optimizer).save(tmp_path / "training")
+    again, other = layer_of(GROWN), optimizers.Adam(untouched="catch_up")
+    fastembed.Checkpoint(again, other).restore(tmp_path / "training")
+    with pytest.raises(ValueError, match="shape"):
+        fastembed.Checkpoint(layer_of(V), optimizers.Adam(untouched="catch_up")).restore(tmp_path / "training")
+    for which, its_own in ((layer, optimizer), (again, other)):
+        which.resize(50)
+        step(which, its_own, [3, 49])
+    same(layer, again)
+    same_states((optimizer, other), (layer, again))
+    layer.save(tmp_path / "saved")
+    loaded = fastembed.load(tmp_path / "saved")
+    loaded.resize(GROWN)
+    assert np.array_equal(loaded(np.arange(50)), layer(np.arange(50)))
+    assert np.array_equal(loaded(np.arange(50, GROWN)), layer_of(GROWN)(np.arange(50, GROWN)))
+    served = fastembed.load(tmp_path / "saved", mmap_mode="r")
+    with pytest.raises(ValueError, match="`mmap_mode` must be 'r\\+'"):
+        served.resize(GROWN)
 
 
 def test_an_optimizer_that_is_gone():
