@@ -3,6 +3,8 @@
 May import: NumPy only. Do not break: two words are one word if they are equal and hash alike, as keys of a dict are.
 """
 
+import contextlib
+
 import numpy as np
 
 
@@ -70,20 +72,31 @@ def _sorted(words, name):
 def _any(old, new):
     """The places of hashable words."""
     places = _by_word(old, "old_vocabulary")
-    _by_word(new, "new_vocabulary")
-    return np.fromiter((places.get(word, -1) for word in new), np.int64, len(new))
+    with _hashable("new_vocabulary"):
+        from_v = np.fromiter((places.get(word, -1) for word in new), np.int64, len(new))
+    is_there_v = np.zeros(len(old), bool)
+    is_there_v[from_v[from_v >= 0]] = True
+    if is_there_v.sum() + len({new[place] for place in np.flatnonzero(from_v < 0)}) < len(new):
+        _by_word(new, "new_vocabulary")  # says which word comes twice
+    return from_v
 
 
 def _by_word(words, name):
     """The place of each word, which comes once."""
-    try:
+    with _hashable(name):
         places = dict(zip(words, range(len(words)), strict=True))
-    except TypeError as error:
-        raise TypeError(f"`{name}` must have words that are hashable. Received: {error}") from error
     if len(places) < len(words):  # each has the last of its places
         first = next(place for place, word in enumerate(words) if places[word] != place)
         raise _comes_twice(name, words[first], first, places[words[first]])
     return places
+
+
+@contextlib.contextmanager
+def _hashable(name):
+    try:
+        yield
+    except TypeError as error:
+        raise TypeError(f"`{name}` must have words that are hashable. Received: {error}") from error
 
 
 def _comes_twice(name, word, first, second):
