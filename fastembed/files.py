@@ -7,6 +7,7 @@ holder is dead, however it died.
 import contextlib
 import datetime
 import errno
+import io
 import mmap
 import os
 import platform
@@ -99,13 +100,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def open_npy(path, mode, shape, dtype):
-    """A .npy file as a memory map ("r", "r+" or "c"); ValueError where it is damaged or holds something else."""
+def open_npy(path, mode, shape, dtype, or_more=False):
+    """A .npy file as a memory map ("r", "r+" or "c"); ValueError where it is damaged or holds something else. or_more:
+    it may have more rows, as after a change of their number that has ended half-way."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut, which "r+" would fill up
     except (ValueError, EOFError) as error:
         raise ValueError(f"`path` must be a whole .npy file. Received: {path}: {error}") from error
-    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+    wrong = array.shape != shape and not (or_more and array.shape > shape)
+    if wrong or array.dtype != dtype or not array.flags.c_contiguous:
         order = "" if array.flags.c_contiguous else ", columns first"
         raise ValueError(
             f"`path` must hold {dtype} of shape {shape}. Received: {path}: {array.dtype} of shape {array.shape}" + order
@@ -130,10 +133,74 @@ def new_rows(path, shape, storage, sparse=False):
     sparse: a row takes space when it is written."""
     dtype = np.dtype(np.uint16) if storage == "bfloat16" else dtypes.of_rows(storage, shape[1])
     np.lib.format.open_memmap(path, "w+", dtype, shape if storage in dtypes.PLAIN else shape[:1])
-    if not sparse and hasattr(os, "posix_fallocate"):
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    if not sparse:
+        take_space(path)
     return open_rows(path, "r+", shape, storage)
+
+
+def take_space(path, start=0):
+    """Takes the space on disk of a file now, from byte `start` on.
+
+    Raises:
+        OSError: there is too little.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), start, os.fstat(file.fileno()).st_size - start)
+
+
+def new_like(path, array, num_rows, sparse):
+    """A new file of zeros for an array like that of another file, with another number of rows."""
+    made = np.lib.format.open_memmap(path, "w+", _in_file(array.dtype), (num_rows, *array.shape[1:]))
+    if not sparse:
+        take_space(path)
+    return made.view(array.dtype)
+
+
+def _in_file(dtype):
+    """The dtype of an array in its file."""
+    return np.dtype(np.uint16) if dtype.name == "bfloat16" else dtype
+
+
+def header(array, num_rows):
+    """The first bytes of an array's file if it had this number of rows, or None where they are of another length than
+    now. (NumPy leaves room for any number.)"""
+    file, descr = io.BytesIO(), np.lib.format.dtype_to_descr(_in_file(array.dtype))
+    about = {"descr": descr, "fortran_order": False, "shape": (num_rows, *array.shape[1:])}
+    np.lib.format.write_array_header_1_0(file, about)
+    return file.getvalue() if file.tell() == array.offset else None
+
+
+def write_header(array, octets):
+    """Writes what header() gave, and forces it to disk."""
+    with open(array.filename, "r+b", buffering=0) as file:
+        file.write(octets)
+        to_disk(file)
+
+
+def mapped(array, num_rows):
+    """The file of an array with another number of rows, whatever its header says."""
+    array = np.memmap(array.filename, array.dtype, "r+", array.offset, (num_rows, *array.shape[1:]))
+    _advise(array)
+    return array
+
+
+def extended(array, num_rows, sparse):
+    """The file of an array with more rows, zeros, whose space is taken now, unless it is `sparse`. Its header stays."""
+    size, more = array.offset + array.nbytes, array.nbytes // len(array) * (num_rows - len(array))
+    there = os.path.getsize(array.filename)
+    os.truncate(array.filename, max(there, size + more))
+    if not sparse:
+        take_space(array.filename, size)
+    new = mapped(array, num_rows)
+    left = min(there - size, more)  # of rows that were there once
+    new.view(np.uint8).reshape(-1)[array.nbytes : array.nbytes + left] = 0
+    return new
+
+
+def cut(array):
+    """Ends the file of an array where its last row does."""
+    os.truncate(array.filename, array.offset + array.nbytes)
 
 
 def _advise(array):

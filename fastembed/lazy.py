@@ -11,6 +11,11 @@ from fastembed import ops
 _AT_ONCE = 1 << 22  # elements
 
 
+def bits_of(made, rows_n):
+    """The bits of rows, uint8: 1, if they are made."""
+    return made[rows_n >> 3] >> (rows_n & 7).astype(np.uint8) & 1
+
+
 class Lazy:
     """The rows of an array that are not made yet.
 
@@ -24,6 +29,10 @@ class Lazy:
     def __init__(self, rows, fill, made):
         self.rows, self.fill, self.made = rows, fill, made
 
+    def bits(self, rows_n):
+        """Whether rows are made: uint8, 1 or 0."""
+        return bits_of(self.made, rows_n)
+
     def missing(self, rows):
         """The numbers of the rows of a slice that are not made: int64, rising."""
         start, stop, _ = rows.indices(len(self.rows))
@@ -35,7 +44,8 @@ class Lazy:
         """The numbers of the rows that are made: int64, rising."""
         octets_n = np.flatnonzero(self.made)
         places, bits = np.nonzero(np.unpackbits(self.made[octets_n, None], axis=1, bitorder="little"))
-        return octets_n[places] * 8 + bits
+        rows_u = octets_n[places] * 8 + bits
+        return rows_u[: np.searchsorted(rows_u, len(self.rows))]
 
     def forget(self):
         """No row is made any more."""
@@ -59,8 +69,11 @@ class Lazy:
         self._make(ops.unmade(rows_n, len(self.rows), self.made))
 
     def has_made(self, rows_n):
-        """Whether make() has nothing to do."""
-        return rows_n is not None and not len(ops.unmade(rows_n, len(self.rows), self.made))
+        """Whether make() surely has nothing to do; without a lock, so a change of the rows may be under way."""
+        rows, made = self.rows, getattr(self, "made", None)
+        if rows_n is None or rows is None or made is None or 8 * len(made) < len(rows):
+            return False
+        return not len(ops.unmade(rows_n, len(rows), made))
 
     def _make(self, rows_u):
         step = max(1, _AT_ONCE // self.rows.dim)

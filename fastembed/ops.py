@@ -1,13 +1,15 @@
 """gather, pool, group and update on plain NumPy arrays: every check and every allocation of a step is here.
 
-May import: dtypes, threads, _core and _core64; it alone calls the cores. Do not break: all checks come before the first
-write, and a driver's "bad" is answered with an error that names the culprit (detect cheaply, explain expensively).
+May import: dtypes, memory, threads, _core and _core64; it alone calls the cores. Do not break: all checks come before
+the first write, and a driver's "bad" is answered with an error that names the culprit (detect cheaply, explain
+expensively).
 
 The flow: ids (any array) -> `flat_ids` (int32 or int64, contiguous) -> `gather` / `pool`; a gradient is `Parts`
 (ids, bags and upstream gradients, nothing expanded) -> `group` (sorted by row once) -> `update` or `reduce`. An
 optimizer makes an `Update` for each of its variables and gives all of them to `run`.
 """
 
+import contextlib
 import functools
 import math
 import mmap
@@ -19,6 +21,7 @@ import numpy as np
 
 from fastembed import _core, dtypes
 from fastembed.dtypes import FLOAT32, FLOAT64
+from fastembed.memory import check_fits
 from fastembed.threads import threads_for
 
 INSTRUCTION_SETS = ("avx512", "avx2", "base")
@@ -74,6 +77,8 @@ STATES = {
 _CODES = {name: code for code, name in enumerate(_core.STEPS)}
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 _LARGE = 1 << 20  # numbers of an array whose place in memory matters
+_MAPPED = 1 << 25  # bytes of a table in pages of its own, with which it can grow
+_HUGE = 1 << 21  # bytes of a huge page: memory of a multiple of it keeps them when it moves
 # Above this a float no longer tells neighbouring integers apart.
 _EXACT = {2: 2**11, 4: 2**24, 8: 2**53}
 
@@ -830,11 +835,11 @@ def numbers(hyper):
     return tuple([float(hyper.get(name, 0.0)) for name in HYPERPARAMETERS])
 
 
-_zeros = np.zeros(1 << 12, np.float32)
+_no_gradient = np.zeros(1 << 12, np.float32)
 
 
 def _zero_row(dim, real):
-    zeros = _zeros.view(real)
+    zeros = _no_gradient.view(real)
     return zeros if dim <= len(zeros) else np.zeros(dim, real)
 
 
@@ -1030,8 +1035,24 @@ def zeros(shape, storage="float32", sparse=False):
     sparse: in small pages, so that rows which are never touched take no memory."""
     rows, dim = map(int, shape)
     dtype = dtypes.of_rows(storage, dim)
-    shape = (rows, dim) if storage in dtypes.PLAIN else (rows,)
+    return _zeros((rows, dim) if storage in dtypes.PLAIN else (rows,), dtype, sparse)
+
+
+def zeros_like(array, num_rows, sparse=False):
+    """The same for an array like this one, with another number of rows (its first dimension).
+
+    Raises:
+        MemoryError: it does not fit.
+    """
+    if not sparse:
+        check_fits(array.nbytes // len(array) * num_rows, f"a copy with {num_rows:,} rows")
+    return _zeros((num_rows, *array.shape[1:]), array.dtype, sparse)
+
+
+def _zeros(shape, dtype, sparse):
     size = math.prod(shape) * dtype.itemsize
+    if size >= _MAPPED and not sparse and hasattr(mmap, "MAP_ANONYMOUS"):
+        return _whole(_map(size), dtype, shape)
     memory = sparse_zeros(size + 64, np.uint8) if sparse else np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)
@@ -1042,13 +1063,72 @@ def sparse_zeros(shape, dtype):
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if not hasattr(mmap, "MAP_ANONYMOUS") or not size:
         return np.zeros(shape, dtype)
+    return np.frombuffer(_map(size, sparse=True), dtype).reshape(shape)
+
+
+class _Pages(mmap.mmap):
+    """Memory that can grow without being copied. sparse: most of it is never touched."""
+
+    sparse = False
+
+
+def _map(size, sparse=False):
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    if sys.platform == "linux":
+    if sparse and sys.platform == "linux":
         flags |= 0x4000  # MAP_NORESERVE, which Python knows from 3.13 on: more than there is may be mapped
-    pages = mmap.mmap(-1, size, flags)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(pages, dtype).reshape(shape)
+    try:
+        pages = _Pages(-1, size if sparse else _in_huge_pages(size), flags)
+    except OSError as error:
+        raise MemoryError(f"{size:,} bytes cannot be had: {error}") from error
+    pages.sparse = sparse
+    advice = getattr(mmap, "MADV_NOHUGEPAGE" if sparse else "MADV_HUGEPAGE", None)
+    if advice is not None:
+        with contextlib.suppress(OSError):  # a system without huge pages
+            pages.madvise(advice)
+    return pages
+
+
+def _in_huge_pages(size):
+    return -(-size // _HUGE) * _HUGE
+
+
+def _whole(pages, dtype, shape):
+    return np.frombuffer(pages, np.uint8, math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+
+
+def resized(held, num_rows):
+    """The array that the list `held` has, and loses, with another number of rows; new ones are zeros. A large one grows
+    or shrinks where it is, unless others see its memory. They keep it then: who grows is copied, who shrinks a view.
+
+    Returns:
+        the array, or None: it has to be copied, and `held` has it still.
+
+    Raises:
+        MemoryError: `held` has it still.
+    """
+    pages, size = held[0], held[0].nbytes
+    dtype, shape, more = pages.dtype, pages.shape, num_rows - len(pages)
+    new_size = size // len(pages) * num_rows
+    while isinstance(pages, (np.ndarray, memoryview)):
+        pages = pages.base if isinstance(pages, np.ndarray) else pages.obj
+    if type(pages) is _Pages and held[0].ctypes.data == np.frombuffer(pages, np.uint8).ctypes.data:
+        if not pages.sparse:
+            check_fits(new_size - size, f"{more:,} more rows")
+        held.clear()
+        before = len(pages)
+        try:
+            pages.resize(new_size if pages.sparse else _in_huge_pages(new_size))
+        except (BufferError, SystemError):  # others see it; not on this system
+            held.append(_whole(pages, dtype, shape))
+        except (OSError, ValueError) as error:
+            held.append(_whole(pages, dtype, shape))
+            if more > 0:
+                raise MemoryError(f"{more:,} more rows cannot be had: {error}") from error
+        else:
+            octets = np.frombuffer(pages, np.uint8)
+            octets[size : -(-before // mmap.PAGESIZE) * mmap.PAGESIZE] = 0  # of rows that were there once
+            return _whole(pages, dtype, (num_rows, *shape[1:]))
+    return held.pop()[:num_rows] if more <= 0 else None
 
 
 def decode(table, rows=slice(None)):

@@ -1,17 +1,20 @@
 """Table: the matrix of embeddings, and where it lives.
 
-May import: files, lazy, memory, ops, dtypes, threads. Do not break: `numpy()` is the memory itself, never a copy, and
-it keeps its address for life; whatever reads rows goes through `numpy`, `current` or `read`, since rows may not be made
-yet and an optimizer may owe them steps; whatever changes them calls `changing` first.
+May import: carry, files, lazy, memory, ops, dtypes, threads. Do not break: `numpy()` is the memory itself, never a
+copy, and it keeps its address until `resize`; whatever reads rows goes through `numpy`, `current` or `read`, since rows
+may not be made yet and an optimizer may owe them steps; whatever changes them calls `changing` first.
 """
 
 import contextlib
+import functools
 import os
+import weakref
 
 import numpy as np
 
 from fastembed import dtypes, files, memory, ops
-from fastembed.lazy import Lazy
+from fastembed.carry import Carry, run
+from fastembed.lazy import Lazy, bits_of
 from fastembed.threads import Lock
 
 
@@ -97,6 +100,7 @@ class Table:
                 table._set(files.new_rows(beside, shape, dtype), shape[1], path, lock=lock, **about)
                 fill(table)
                 os.replace(beside, path)
+                table._array.filename = os.path.abspath(path)
             except BaseException:
                 if os.path.exists(beside):
                     os.remove(beside)
@@ -124,8 +128,15 @@ class Table:
         self.row_scales = None  # (rows,): what the learning rate of each row is multiplied by; None: ones
         self.debt = None  # of an optimizer with untouched="catch_up": steps that rows have not taken yet
         self.watchers = []  # those who hear of changes; see changing()
+        self.optimizers = weakref.WeakSet()  # those that have trained it: they keep something of each row
         self.lazy = None  # the rows that are not made yet
         self._file_lock = lock
+
+    def __getattr__(self, name):
+        if name not in ("_rows", "_array"):
+            raise AttributeError(f"a Table has no attribute {name!r}", name=name, obj=self)
+        with self.lock:  # resize() has them
+            return self.__dict__[name]
 
     @property
     def shape(self):
@@ -180,7 +191,10 @@ class Table:
     def read(self, rows):
         """The bytes of a slice of rows, uint8 (n, bytes), as they lie in memory; of a lazy table those that are not
         made as if they were. Rows that have steps to take have not taken them."""
-        return self._rows.octets_vb[rows] if self.lazy is None else self.lazy.read(rows)
+        if self.lazy is None:
+            return self._rows.octets_vb[rows]
+        with self.lock:
+            return self.lazy.read(rows)
 
     def pieces(self):
         """Yields the bytes of all rows as look-ups see them, in chunks of some megabytes; a lazy table stays lazy."""
@@ -201,9 +215,12 @@ class Table:
         """
         with self.lock:
             self._pay(None)
-            for array in (self._array, None if self.lazy is None else self.lazy.made):
-                if files.is_written(array):
-                    array.flush()
+            self._to_disk()
+
+    def _to_disk(self):
+        for array in (self._array, None if self.lazy is None else self.lazy.made):
+            if files.is_written(array):
+                array.flush()
 
     def current(self, ids_n, *bags):
         """Returns the table as `ops.Rows`; rows of flat int32 or int64 ids (None: all) are up to date at this moment.
@@ -327,6 +344,101 @@ class Table:
                 f"gives numbers. Received: {name} for a table of {self.storage}"
             )
 
+    def resize(self, num_rows, fill=None):
+        """Gives the table another number of rows. The first ones stay as they are, to the bit, with all that optimizers
+        keep of them (state, averages, steps that they have to catch up with, gradients that wait), learning rates of
+        their own, and whether they are made; for optimizers, new rows are rows that were never touched.
+
+        In memory, a table of 32 MB or more grows in place, as long as nobody holds an array that `numpy()` gave or a
+        slice of the table; else it is copied, and such arrays keep the old memory. A file grows and shrinks in place; a
+        process that dies meanwhile leaves it whole, with the old or the new number of rows. Who reads the file in
+        another process opens it again when it has shrunk.
+
+        Args:
+            num_rows: int > 0.
+            fill: a function (values_ud, rows_u) that writes the initial values of rows of these numbers, or None for
+                zeros. None for a lazy table, which has one.
+
+        Raises:
+            ValueError: another `num_rows`; a file that is open for reading alone; what `fill` raises.
+            MemoryError, OSError: too little memory or disk. All is then as it was.
+
+        Example:
+            >>> table = fastembed.Table((1000, 16))
+            >>> table.resize(1100)
+            >>> table.shape
+            (1100, 16)
+        """
+        num_rows = check_size(num_rows, "num_rows")
+        if fill is not None and self.lazy is not None:
+            raise ValueError(f"`fill` must be None for a lazy table, which has one. Received: fill={fill!r}")
+        rearrange([(self, fill)], num_rows)
+
+    def carry(self, carry, fill):
+        """Its part in rearrange()."""
+        if isinstance(self._array, np.memmap) and not files.is_written(self._array):
+            raise ValueError(f"`mmap_mode` must be 'r+' for a table to be resized. Received: {self!r} in {self.path}")
+        self.changing(but_unmade=True)
+        carry.last(self.watchers.clear)  # rows have other numbers: they know nothing of the table any more
+        lazy, touched, dim = self.lazy, None, self.shape[1]
+        if lazy is not None:
+            fill, touched = lazy.fill, lazy.bits
+            if carry.from_v is not None:  # a row that is made later has its initial value by its number
+                lazy.make(carry.from_v[(carry.from_v >= 0) & (carry.from_v != np.arange(carry.new))])
+                touched = functools.partial(bits_of, np.array(lazy.made))
+                if self.path is not None:
+                    self._make_whole()
+        carry.after(functools.partial(self._bind, dim))
+        known = self.kept()
+        for _, kept in known:
+            carry.after(functools.partial(kept.bind, self))
+            kept.rows = kept.state_rows = None
+        del self._rows
+        if self.lazy is None:
+            carry.array(self, "_array")
+        else:
+            self.lazy.rows = None
+            parts = [(carry.bits, self.lazy, "made"), (carry.array, self, "_array", True, touched)]
+            for part, *about in parts if carry.new > carry.old else parts[::-1]:  # a file has a bit for each row
+                part(*about)
+        if self.lazy is None and fill is not None:
+            for rows_u in carry.fresh(dim):
+                self._fill(fill, rows_u, dim)
+        if self.row_scales is not None:
+            carry.array(self, "row_scales")
+            carry.set_fresh(self.row_scales, 1)
+        for optimizer, kept in known:
+            kept.carry(carry, optimizer, touched)
+
+    def kept(self):
+        """(optimizer, what it keeps of the table) of all that have trained it."""
+        found = [(optimizer, optimizer.kept_of(self)) for optimizer in self.optimizers]
+        return [(optimizer, kept) for optimizer, kept in found if kept is not None]
+
+    def _bind(self, dim):
+        """The memory has changed."""
+        self._rows = ops.rows_of(self._array, dim=dim)
+        if self.lazy is not None:
+            self.lazy.rows = self._rows
+
+    def _make_whole(self):
+        """A lazy table in a file ends being lazy: it and its bits cannot be replaced at one stroke."""
+        files.take_space(self.path)
+        self.lazy.make(None)
+        self._to_disk()
+        os.remove(_made_path(self.path))
+        self.lazy = None
+
+    def _fill(self, fill, rows_u, dim):
+        """Writes the initial values of rows as they would be in a new table."""
+        part = ops.rows_of(ops.zeros_like(self._array, len(rows_u)), dim=dim)
+        values_ud = ops.zeros(part.shape, part.real.name)
+        fill(values_ud, rows_u)
+        ops.encode(part, values_ud)
+        if self.constraint is not None and self.constraint.rows is not None:
+            ops.change(part, lambda values_vd, _: self.constraint.enforce(values_vd))
+        ops.rows_of(self._array, dim=dim).octets_vb[run(rows_u)] = part.octets_vb
+
     def copy_from(self, array):
         """Copies an array that check_numbers() has passed into the table, and nothing else."""
         if self.storage == "bfloat16" and dtypes.name_of(array.dtype)[0] == "bfloat16":
@@ -389,17 +501,46 @@ class Table:
         self.current(None)
         octets_vb, in_file = self._rows.octets_vb, isinstance(self._array, np.memmap)
         state = {**self.__dict__, "debt": None, "lazy": None, "_file_lock": None, "watchers": [], "_array": octets_vb}
-        state["_rows"] = (self.storage, self.shape[1])
+        state |= {"_rows": (self.storage, self.shape[1]), "optimizers": None}
         if in_file:  # a copy lives in memory: two writers of one file lose data
             state.update(_array=np.array(octets_vb), path=None)
         return state
 
     def __setstate__(self, state):
-        self.__dict__.update(state)
+        self.__dict__.update(state, optimizers=weakref.WeakSet())
         (storage, dim), octets_vb = self._rows, self._array
         array = octets_vb.view(dtypes.of_rows(storage, dim))
         self._array = array if storage in dtypes.PLAIN else array.reshape(-1)
         self._rows = ops.rows_of(self._array, dim=dim)
+
+
+def rearrange(pairs, num_rows, from_v=None):
+    """Gives tables of one length `num_rows` rows, all or none of them. pairs: the tables, with functions that write the
+    initial values of new rows, as Table.resize takes them. from_v: the old number of each row, int64, -1: it is new;
+    None: the first rows stay."""
+    tables = [table for table, _ in pairs]
+    if from_v is None and num_rows == len(tables[0]):
+        return
+    with locked(tables):
+        optimizers = {optimizer for table in tables for optimizer in table.optimizers}
+    with contextlib.ExitStack() as taken:
+        for optimizer in sorted(optimizers, key=id):
+            taken.enter_context(optimizer.held(()))
+        taken.enter_context(locked(tables))
+        known = [both for table in tables for both in table.kept()]
+        for optimizer, kept in known:
+            if optimizer.reads_all_rows:
+                kept.pay(None)
+        with Carry(len(tables[0]), num_rows, from_v) as carry:
+            for _, kept in known:  # before any file: from then on they do not belong together
+                carry.step(kept.home.changing)
+            for table, fill in pairs:
+                table.carry(carry, fill)
+        for table in tables:
+            if table.constraint is not None and table.constraint.rows is None:
+                table.enforce()
+        for optimizer, kept in known:
+            optimizer.recount(kept)
 
 
 def locked(variables, *locks):
@@ -436,13 +577,17 @@ def _zeros(values_ud, rows_u):
     """The initial values of a table that was given none; new arrays are zero."""
 
 
+def _made_path(path):
+    return f"{os.fspath(path)}.made.npy"
+
+
 def _made_file(path, num_rows, mode, lazy):
     """Which rows of a table in a file are made, in a file of its own; made, if there is none. None: all are."""
-    made, shape = f"{os.fspath(path)}.made.npy", ((num_rows + 7) // 8,)
+    made, shape = _made_path(path), ((num_rows + 7) // 8,)
     if os.path.exists(made):
         if not lazy:
             raise ValueError(f"`lazy` must be True for a table whose rows are not all made. Received: path={path!r}")
-        bits = files.open_npy(made, mode, shape, np.dtype(np.uint8))
+        bits = files.open_npy(made, mode, shape, np.dtype(np.uint8), or_more=True)[: shape[0]]
         return bits if mode == "r+" else np.array(bits)  # the writer's go on changing
     if not lazy or os.path.exists(path) or mode != "r+":
         return None

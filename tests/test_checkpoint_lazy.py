@@ -129,3 +129,22 @@ def test_saved_beside_a_training(tmp_path):
     checkpoint.save(tmp_path / "checkpoint", delta=True)
     Checkpoint(*again).restore(tmp_path / "checkpoint")
     same(trained, again)
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["at once", "lazy"])
+def test_after_a_change_of_rows_a_delta_is_whole(lazy, tmp_path):
+    """And the next one is not."""
+    layer, optimizer = make(lazy=lazy)
+    checkpoint = Checkpoint(layer, optimizer)
+    train(layer, optimizer, 0)
+    checkpoint.save(tmp_path / "checkpoint")
+    layer.resize(V + 10)
+    train(layer, optimizer, 1)
+    checkpoint.save(tmp_path / "checkpoint", delta=True)
+    train(layer, optimizer, 2)
+    checkpoint.save(tmp_path / "checkpoint", delta=True)
+    assert Checkpoint.saves(tmp_path / "checkpoint") == [3]
+    assert sorted(os.listdir(tmp_path / "checkpoint")) == ["00000002", "00000003", "checkpoint.json"]
+    again = Embedding(V + 10, D, initializers.RandomUniform(seed=5), lazy=lazy), optimizers.Adam()
+    Checkpoint(*again).restore(tmp_path / "checkpoint")
+    same((layer, optimizer), again)

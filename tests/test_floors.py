@@ -23,7 +23,7 @@ FLOORS = [
     {"checkpoint", "estimate", "saving"},
     {"constraints", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
     {"ragged", "slices", "table"},
-    {"lazy"},
+    {"carry", "lazy"},
     {"ops"},
     {"files"},
     {"_core", "_core64", "_version", "dtypes", "memory", "threads"},

@@ -39,8 +39,8 @@ class Touched:
         weakref.finalize(owner, _leave, table.watchers, self)
 
     def of(self, table):
-        """Whether it watches this table."""
-        return self._table() is table
+        """Whether it watches this table; not any more, when that has got other rows."""
+        return self._table() is table and self in table.watchers
 
     def before(self, rows_u):
         """See `Table.changing`."""

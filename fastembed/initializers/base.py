@@ -114,6 +114,7 @@ class Initializer(serialization.Configurable):
     keras_module = "keras.initializers"
     legacy_keys = None  # the keys of its config in Keras 2.9, in order; None: those of get_config
     row_wise = True  # False: it fills whole tables only
+    scales_by_length = False  # True: what a row's random numbers are multiplied by depends on the number of rows
 
     def __call__(self, shape, dtype=None):
         """Returns a new array.
@@ -172,21 +173,21 @@ class Initializer(serialization.Configurable):
             self._write(values_vd, range(rows), shape)
             ops.encode(table_vd, values_vd)
 
-    def filler(self, shape):
+    def filler(self, shape, again=False):
         """What makes single rows of a table of `shape`: a function (values_ud, rows_u) that writes the values which
-        `fill` gives rows of these numbers, int64, to a float32 or float64 array.
+        `fill` gives rows of these numbers, int64, to a float32 or float64 array; again: which it gave them last.
 
         Raises:
             ValueError: the initializer makes whole tables only.
         """
         if not self.row_wise or type(self)._write is Initializer._write:
             raise ValueError(f"an initializer must make single rows here. Received: {self!r}, which makes whole tables")
-        made = self._fixed()
+        made = self._fixed(again)
         made._write(np.empty((0, shape[1]), np.float32), range(0), shape)  # whatever is wrong is found now
         return lambda values_ud, rows_u: made._write(values_ud, rows_u, shape)
 
-    def _fixed(self):
-        """One that gives the same values at every call: those of the next call of this."""
+    def _fixed(self, again=False):
+        """One that gives the same values at every call: those of the next call of this, or again of the last one."""
         return self
 
     def _write(self, table_vd, numbers, shape):
@@ -237,9 +238,9 @@ class Seeded(Initializer):
             self._key += _GOLDEN
         return self._key
 
-    def _fixed(self):
+    def _fixed(self, again=False):
         made = copy.copy(self)
-        made._key, made._advances = self._next_key(range(1)), False
+        made._key, made._advances = self._key if again else self._next_key(range(1)), False
         return made
 
     def _fill(self, table_vd, kind, a, b, numbers):

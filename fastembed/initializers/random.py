@@ -148,6 +148,7 @@ class VarianceScaling(Seeded):
     """
 
     legacy_keys = ("scale", "mode", "distribution", "seed")
+    scales_by_length = True
 
     def __init__(
         self,

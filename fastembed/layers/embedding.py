@@ -1,7 +1,7 @@
 """Embedding: ids in, rows of a table out, and the gradient on the way back.
 
-May import: lora, and what stands below the layers. Do not break: a layer keeps no tape. `gradient` depends on its
-arguments and the tables alone; a look-up changes nothing but the activity loss, of a layer that has one.
+May import: lora, vocabulary, and what stands below the layers. Do not break: a layer keeps no tape. `gradient` depends
+on its arguments and the tables alone; a look-up changes nothing but the activity loss, of a layer that has one.
 """
 
 import copy
@@ -11,10 +11,11 @@ import os
 import numpy as np
 
 from fastembed import constraints, dtypes, initializers, ops, regularizers, saving, serialization
+from fastembed.layers import vocabulary
 from fastembed.layers.lora import Lora, check_alpha
 from fastembed.ragged import Ragged
 from fastembed.slices import IndexedSlices
-from fastembed.table import Table, check_size
+from fastembed.table import Table, check_size, rearrange
 from fastembed.threads import Lock
 
 _names = {}
@@ -327,6 +328,92 @@ class Embedding:
         """Returns the number of elements of all weights."""
         lora = 0 if self._lora is None else self._lora.rank * (self.input_dim + self.output_dim)
         return self.input_dim * self.output_dim + lora
+
+    # ---- another number of rows ------------------------------------------------------------------------------------
+
+    def resize(self, input_dim):
+        """Gives the table another number of rows; `embeddings` stays the same `Table`, and optimizers go on.
+
+        The first rows stay as they are, to the bit, with all that any optimizer keeps of them. New rows have the values
+        that the initializer gives rows of these numbers, as if they had been there from the start, and satisfy the
+        constraint; for optimizers they were never touched. Where values are scaled by the number of rows
+        (GlorotUniform), new rows have the scale of the new number, and old ones what they had. Gradients that were
+        taken before are of the old shape. See `Table.resize` for memory and files.
+
+        Args:
+            input_dim: int > 0, the new number of rows.
+
+        Raises:
+            ValueError: another `input_dim`, or one that leaves no row `padding_idx`; new rows for an initializer of
+                whole tables (Orthogonal, functions, arrays), or of a lazy table for one that scales; a file that is
+                open for reading alone.
+            MemoryError, OSError: too little memory or disk. Layer and optimizers are then as they were.
+
+        Example:
+            >>> layer = fastembed.Embedding(1000, 64)
+            >>> before = layer(999)
+            >>> layer.resize(1100)
+            >>> layer.input_dim, bool((layer(999) == before).all())
+            (1100, True)
+        """
+        input_dim = check_size(input_dim, "input_dim")
+        if self.padding_idx is not None and input_dim <= self.padding_idx:
+            raise ValueError(
+                f"`input_dim` must be above `padding_idx`, {self.padding_idx}. Received: input_dim={input_dim}"
+            )
+        with self._build_lock:
+            self._rearrange(input_dim, None)
+
+    def remap(self, old_vocabulary, new_vocabulary):
+        """Gives the table the rows of another vocabulary: each word that was in the old one keeps its row, with all
+        that any optimizer keeps of it; other words get new rows, as in `resize`.
+
+        Words that are only appended, or taken away at the end, cost what `resize` costs. Else table and states are
+        copied: for a moment memory has to hold the old and the new ones, and a disk, where a file is replaced when the
+        new one is whole. A lazy table in a file is made whole first, and is no longer lazy.
+
+        Args:
+            old_vocabulary: the words by their ids: a sequence or array of `input_dim` hashable values (strings,
+                integers, ...).
+            new_vocabulary: the words by the ids that they are to have; `input_dim` becomes their number. Arrays of
+                integers are the quickest, and need no dict.
+
+        Raises:
+            ValueError: words that come twice, which are named; another number of old words than rows; the word at
+                `padding_idx` is another one; and as in `resize`. TypeError: words that are not hashable.
+            MemoryError, OSError: too little memory or disk. Layer and optimizers are then as they were.
+
+        Example:
+            >>> layer = fastembed.Embedding(3, 8)
+            >>> before = layer([0, 1, 2])
+            >>> layer.remap(["cat", "dog", "eel"], ["ant", "eel", "cat", "fox"])
+            >>> layer.input_dim, bool((layer([2, 1]) == before[[0, 2]]).all())
+            (4, True)
+        """
+        with self._build_lock:
+            length, from_v = vocabulary.places(old_vocabulary, new_vocabulary, self.input_dim, self.padding_idx)
+            self._rearrange(length, from_v)
+
+    def _rearrange(self, input_dim, from_v):
+        table = self.embeddings
+        new = input_dim > len(table) if from_v is None else bool((from_v < 0).any())
+        pairs = [(table, self._first_values(table, self.embeddings_initializer, input_dim) if new else None)]
+        if self._lora is not None:
+            lora = self._lora
+            pairs.append((lora.a, self._first_values(lora.a, lora.a_initializer, input_dim) if new else None))
+        rearrange(pairs, input_dim, from_v)
+        self.input_dim = input_dim
+
+    @staticmethod
+    def _first_values(table, initializer, input_dim):
+        """What writes initial values of single rows of a table, when it has another length."""
+        initializer = initializer or initializers.GlorotUniform()
+        if table.lazy is not None and initializer.scales_by_length and input_dim != len(table):
+            raise ValueError(
+                "`embeddings_initializer` must not scale values by the number of rows where a table with `lazy` gets "
+                f"another one. Received: {initializer!r}"
+            )
+        return initializer.filler((input_dim, table.shape[1]), again=True)
 
     # ---- look-ups and gradients ------------------------------------------------------------------------------------
 

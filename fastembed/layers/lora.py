@@ -24,8 +24,8 @@ def check_alpha(value):
 class Lora:
     """(alpha / rank) A B, with tables A (v, rank) and B (rank, d) of float32."""
 
-    def __init__(self, a, b, alpha):
-        self.a, self.b, self.alpha = a, b, alpha
+    def __init__(self, a, b, alpha, a_initializer):
+        self.a, self.b, self.alpha, self.a_initializer = a, b, alpha, a_initializer
 
     @classmethod
     def new(cls, layer, rank, alpha, a_initializer, b_initializer):
@@ -37,7 +37,7 @@ class Lora:
         b_initializer.fill(b.numpy())
         if layer.padding_idx is not None:
             a.numpy()[layer.padding_idx] = 0
-        return cls(a, b, rank if alpha is None else alpha)
+        return cls(a, b, rank if alpha is None else alpha, a_initializer)
 
     @property
     def rank(self):

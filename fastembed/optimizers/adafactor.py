@@ -87,6 +87,14 @@ class Adafactor(Optimizer):
     def refresh(self, kept):
         kept.own["w_squares"] = ops.sums(kept.rows)[1]
 
+    def recount(self, kept):
+        # Of the row that it estimates, r c / mean(r), nothing changes: c follows the mean of r over the rows there are.
+        own, before = kept.own, kept.own["r_sum"] / kept.own["size"]
+        own["size"] = len(kept.rows) * kept.rows.dim
+        own["r_sum"] = ops.sums(kept.state_rows)[0]
+        own["c"] *= own["r_sum"] / own["size"] / before if before > 0 else 1.0
+        self.refresh(kept)
+
     def settle(self, kept):
         # Sums that are kept up to date step by step drift away from numbers that are rounded.
         counted = "r_sum" in kept.own and self.untouched != "catch_up"  # else it is never a sum of what is kept

@@ -118,6 +118,7 @@ class Optimizer(serialization.Configurable):
         for kept, variable in zip(self._variables.values(), self._held.values(), strict=True):
             kept.bind(variable)
             kept.attach()
+            _tell(variable, self)
 
     # ---- what a subclass says of itself ----------------------------------------------------------------------------
 
@@ -162,6 +163,10 @@ class Optimizer(serialization.Configurable):
 
     def refresh(self, kept):
         """The rows were changed by something else than passes(): brings what begin() made up to date."""
+
+    def recount(self, kept):
+        """Rows have come or gone, or changed places: brings what begin() made up to date."""
+        self.refresh(kept)
 
     def settle(self, kept):
         """After a step whose rows or states were rounded, which passes() does not see: mends what begin() made."""
@@ -213,7 +218,8 @@ class Optimizer(serialization.Configurable):
     @property
     def variables(self):
         """The states of the variables seen so far: arrays of `state_dtype`, the memory itself."""
-        return [kept.state_vs for kept in self._variables.values() if kept.state_vs is not None]
+        with self._lock:
+            return [kept.state_vs for kept in self._variables.values() if kept.state_vs is not None]
 
     def state(self, variable):
         """The state of a variable by Keras's names: arrays that share its memory, up to date at this moment.
@@ -236,9 +242,10 @@ class Optimizer(serialization.Configurable):
             {'momentum': (5, 2), 'velocity': (5, 2)}
         """
         kept = self._known(variable)
-        self.catch_up(variable)
-        kept.make(None)
-        parts, state_vs = {}, kept.state_vs if self.state_dtype != "int8" else ops.decode(kept.state_rows)
+        with self.held([variable]):
+            kept.pay(None)
+            kept.make(None)
+            parts, state_vs = {}, kept.state_vs if self.state_dtype != "int8" else ops.decode(kept.state_rows)
         for name, part in kept.parts.items():
             per_row = ops.STATES[kept.step][name] == ops.ROW
             parts[name] = state_vs[:, part.start] if per_row else state_vs[:, part]
@@ -321,6 +328,7 @@ class Optimizer(serialization.Configurable):
         self._variables = {id(kept.variable): kept for kept in variables}
         self._held = {id(kept.variable): kept.variable for kept in variables}
         for kept in variables:
+            _tell(kept.variable, self)
             if kept.owes:
                 kept.variable.debt = kept
 
@@ -400,6 +408,10 @@ class Optimizer(serialization.Configurable):
             for variable in variables:
                 self._keep(variable)
 
+    def kept_of(self, table):
+        """What it keeps of a table that knows it, or None."""
+        return self._variables.get(id(table))
+
     def _known(self, variable):
         if id(variable) not in self._variables:
             raise KeyError(f"{type(self).__name__} has not trained this variable. Received: {variable!r}")
@@ -414,6 +426,7 @@ class Optimizer(serialization.Configurable):
             kept = _gone_on_with(variable, number, *saved, self) if saved else Kept(variable, self, number)
             self._variables[id(variable)] = kept
             self._held[id(variable)] = variable
+            _tell(variable, self)
         kept.attach()
         return kept
 
@@ -623,6 +636,12 @@ class Optimizer(serialization.Configurable):
         if decay and decay != cls.legacy_decay:
             raise ValueError(f"`decay` must be {cls.legacy_decay or 0}. Received: decay={decay!r}")
         return super().from_config(config)
+
+
+def _tell(variable, optimizer):
+    """A table knows the optimizers that keep something of its rows."""
+    if isinstance(variable, Table):
+        variable.optimizers.add(optimizer)
 
 
 def _as_json(settings):

@@ -36,6 +36,9 @@ class Memory:
     def changing(self):
         """What lives here is about to change."""
 
+    def take(self, arrays):
+        """Of arrays that live here, some have other files or lengths now."""
+
     def saved(self, number):
         """What flush() was told of a variable: (its entry, small arrays), or None."""
 
@@ -51,7 +54,7 @@ class Folder(Memory):
         self.path = os.path.abspath(os.fspath(path))
         os.makedirs(self.path, exist_ok=True)
         self._lock = files.FileLock(self._name(_FILE))
-        self._arrays = []
+        self._arrays = {}  # by file
         try:
             with open(self._name(_FILE), encoding="utf-8") as file:
                 self.about = json.load(file)
@@ -89,8 +92,12 @@ class Folder(Memory):
             array = files.new_rows(file, shape, dtype, sparse)
         else:
             array = np.lib.format.open_memmap(file, "w+", dtype, shape)
-        self._arrays.append(array)
+        self.take([array])
         return array, new
+
+    def take(self, arrays):
+        """Of arrays that live here, some have other files or lengths now."""
+        self._arrays.update({os.path.basename(array.filename): array for array in arrays if files.is_written(array)})
 
     def changing(self):
         """What lives here is about to change: until the next flush() the files do not belong together."""
@@ -107,7 +114,7 @@ class Folder(Memory):
 
     def flush(self, about, small):
         """Forces all to disk. about: for optimizer.json, with "variables"; small: for each its arrays without files."""
-        for array in self._arrays:
+        for array in self._arrays.values():
             array.flush()
         for number, arrays in enumerate(small):
             with open(self._name(f"{number}.small.npz"), "wb") as file:

@@ -1,6 +1,6 @@
 """Kept: what an optimizer keeps of one variable.
 
-May import: optimizers.history, .home, files, lazy, ops, table. Do not break: arrays here are the memory itself
+May import: optimizers.history, .home, carry, files, lazy, ops, table. Do not break: arrays here are the memory itself
 (or the file); a table holds its Kept as its debt, which must not hold the table.
 """
 
@@ -10,6 +10,7 @@ import weakref
 import numpy as np
 
 from fastembed import files, ops
+from fastembed.carry import run
 from fastembed.lazy import Lazy
 from fastembed.optimizers import home
 from fastembed.optimizers.history import REPLAY, History
@@ -26,6 +27,7 @@ class Kept:
     def __init__(self, variable, optimizer, number, anew=False):
         """number: its place among the variables of the optimizer. anew: files that are there are made anew."""
         self.state_vs, self.home = None, optimizer.home
+        self.lazy = None  # rows of the state that are not made yet
         self.bind(variable)
         optimizer.real = self.rows.real
         self.number = number
@@ -38,7 +40,6 @@ class Kept:
         self._sparse = getattr(variable, "lazy", None) is not None
         if self._sparse and optimizer.reads_all_rows:
             raise ValueError(f"an optimizer must not need all rows of a table with `lazy`. Received: {optimizer!r}")
-        self.lazy = None  # rows of the state that are not made yet
         self.state_vs = self._new_state(optimizer, anew)
         self.bind(variable)
         self.weight_decay = optimizer.decay_of(self)
@@ -60,6 +61,8 @@ class Kept:
         self._variable = weakref.ref(variable)
         self.rows = variable.rows if isinstance(variable, Table) else ops.rows_of(matrix_of(variable), "variable")
         self.state_rows = None if self.state_vs is None else ops.rows_of(self.state_vs)
+        if self.lazy is not None:
+            self.lazy.rows = self.state_rows
 
     def _state_dtype(self, optimizer):
         if self.rows.storage != "float64":
@@ -107,9 +110,7 @@ class Kept:
         """A row of state for each row, or None. All threads touch the pages of memory now, so that no step pays."""
         if not self.parts:
             return None
-        row_s = np.zeros(max(part.stop for part in self.parts.values()))
-        for name, part in self.parts.items():
-            row_s[part] = optimizer.initial().get(name, 0)
+        row_s = self._first_row(optimizer)
         shape = len(self.rows), len(row_s)
         state_vs, new = self._new("state", shape, self._state_dtype(optimizer), anew)
 
@@ -122,6 +123,13 @@ class Kept:
         elif new and not self._sparse and (row_s.any() or self.home.path is None):
             ops.change(state_vs, fill)
         return state_vs
+
+    def _first_row(self, optimizer):
+        """What the state of a row begins with."""
+        row_s = np.zeros(max(part.stop for part in self.parts.values()))
+        for name, part in self.parts.items():
+            row_s[part] = optimizer.initial().get(name, 0)
+        return row_s
 
     def _new_average(self, optimizer, anew):
         if self._sparse:
@@ -173,7 +181,7 @@ class Kept:
         but_unmade: not those that are not made yet."""
         self.home.changing()
         table = self.variable
-        if isinstance(table, Table) and table.is_told:
+        if isinstance(table, Table) and (table.is_told or self.lazy is not None):
             rows_u = None if groups is None else ops.touched(groups, self.rows)
             table.changing(rows_u, but_unmade)
             if not but_unmade:
@@ -220,6 +228,48 @@ class Kept:
                 "`scale` must be 0 or 1 after the first step with untouched='catch_up'; set others before it. "
                 f"Received: scale={scales_n}"
             )
+
+    # ---- what a table asks that gets other rows ----
+
+    def carry(self, carry, optimizer, touched):
+        """Its part in `table.rearrange`, after that of the table. touched: which old rows are made."""
+        self.looked = None
+        if self.state_vs is not None:
+            self._carry_state(carry, optimizer, touched)
+        if self.average_vd is not None:
+            carry.array(self, "average_vd")
+            for rows_u in carry.fresh(self.average_vd.shape[1]):
+                self.average_vd[run(rows_u)] = ops.decode(self.variable.memory[run(rows_u)])
+            carry.array(self, "averaged_v")
+            carry.set_fresh(self.averaged_v, optimizer.calls)
+        if self.history is not None:
+            carry.array(self.history, "last_v", self._sparse)
+            carry.set_fresh(self.history.last_v, 0 if self.history.idle else self.history.now)
+        if self.pending is not None:
+            self._carry_pending(carry)
+        carry.after(lambda: self.home.take(self.memory().values()))
+        if self.lazy is not None:
+            carry.after(lambda: self.home.take([self.lazy.made]))
+
+    def _carry_state(self, carry, optimizer, touched):
+        if self.lazy is not None:
+            self.lazy.rows = None
+            carry.array(self, "state_vs", True, self.lazy.bits)
+            carry.bits(self.lazy, "made")
+            return
+        carry.array(self, "state_vs", self._sparse, touched if self._sparse else None)
+        row_s, part = self._first_row(optimizer), ops.zeros_like(self.state_vs, 1)
+        if row_s.any():
+            ops.encode(part, row_s[None, :])
+            carry.set_fresh(self.state_vs, part[0])
+
+    def _carry_pending(self, carry):
+        if isinstance(self.pending, np.ndarray):
+            carry.array(self, "pending")
+            return
+        pending = [(carry.places(rows_u), values_ud) for rows_u, values_ud in self.pending]
+        pending = [(rows_u[rows_u >= 0], values_ud[rows_u >= 0]) for rows_u, values_ud in pending]
+        carry.last(lambda: setattr(self, "pending", pending))
 
     # ---- what an optimizer asks of its variable ----
 
