@@ -92,8 +92,9 @@ def _unlock(handle, path, process):
 
 
 def _after_fork():
-    for lock in list(_locks):  # else the lock would outlive the parent
-        os.close(lock.handle)
+    for lock in list(_locks):
+        if lock.close.detach() is not None:
+            os.close(lock.handle)  # else the lock would outlive the parent
 
 
 if hasattr(os, "register_at_fork"):
