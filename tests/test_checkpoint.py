@@ -588,6 +588,20 @@ def test_refuses_what_is_no_checkpoint(what, path):
     assert before == (path.read_text() if what == "file" else sorted(os.listdir(path)))
 
 
+def test_folders_of_the_user(path):
+    """In a checkpoint, and where none is."""
+    (path / "20261125").mkdir(parents=True)
+    with pytest.raises(FileExistsError):
+        make(1).save(path)
+    (path / "20261125").rmdir()
+    make(1).save(path)
+    for name in ("20261125", "00000007", ".mine.saving"):
+        (path / name).mkdir()
+    make(2).save(path)
+    make(3).save(path)
+    assert sorted(os.listdir(path)) == [".mine.saving", "00000003", "00000007", "20261125", "checkpoint.json"]
+
+
 def test_is_no_save_of_a_layer(path):
     """Rows may owe steps: nobody should serve them by mistake."""
     layer = Embedding(V, D)

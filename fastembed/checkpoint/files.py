@@ -23,6 +23,7 @@ from fastembed.threads import get_num_threads
 
 HEAD = 4096  # bytes before the data; what O_DIRECT asks offsets, sizes and addresses to be multiples of
 CHUNK = 16 << 20  # bytes of all arrays that are written together
+_PIECE = 1 << 20  # bytes of a chunk that are read at a time
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _DIRECT_FROM = 1 << 20  # bytes of a file
 
@@ -176,9 +177,7 @@ class Stored:
     def read(self, number, octets):
         """Reads a chunk into an array of bytes; ValueError unless it is what was written."""
         first, last = self.span(number)
-        octets = octets.reshape(-1)
-        self._read_into(octets, first)
-        if zlib.crc32(octets) != self._sums[1 + number]:
+        if self._read_into(octets.reshape(-1), first) != self._sums[1 + number]:
             raise self._damaged(HEAD + first * self.unit, HEAD + last * self.unit)
 
     def read_rows(self, first, last):
@@ -202,14 +201,16 @@ class Stored:
         return (last - first) * self.unit
 
     def _read_into(self, octets, first_row):
-        left = memoryview(octets)
+        """Returns the checksum, made while the bytes are in the caches."""
+        left, crc32 = memoryview(octets), 0
         with open(self.path, "rb", buffering=0) as file:
             file.seek(HEAD + first_row * self.unit)
             while left:
-                count = file.readinto(left)
+                count = file.readinto(left[:_PIECE])
                 if not count:
                     raise self._damaged(file.tell(), file.tell() + len(left))
-                left = left[count:]
+                crc32, left = zlib.crc32(left[:count], crc32), left[count:]
+        return crc32
 
     def _damaged(self, first, last):
         return ValueError(f"{self.path} must be what was written. Received: other bytes from {first} to {last}")
