@@ -1,6 +1,6 @@
 """What a save holds, together with those that it follows: how it is opened, read into memory, verified, folded.
 
-May import: checkpoint.files, checkpoint.series, saving, dtypes. Do not break: all that is said of arrays, and all that
+May import: checkpoint.files, checkpoint.series, saving, dtypes, threads. Do not break: all that is said of arrays, and all that
 is small, is checked before the first byte of a large array is read to where a training has it.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from fastembed import dtypes, saving
 from fastembed.checkpoint.files import Stored, Writing, each, octets_of, read_all, shown, write_all
 from fastembed.checkpoint.series import SAVE, NewSave, damage, from_json, numbers, of_one_list, read_list
+from fastembed.threads import threads_for
 
 ROWS = ("weights", "scales", "state", "average", "averaged", "last")  # arrays with a row for each row of the table
 _DTYPES = (*dtypes.STORAGE, "float64", "int32", "int64")
@@ -89,10 +90,13 @@ def _read(stored, number, rows, octets):
 def fill(arrays, progress=None):
     """Reads each (Array, memory); in order of the levels, within one all threads beside each other."""
     reads = [one for array, memory in arrays for one in array.reads(memory)]
-    with shown(progress, sum(array.nbytes for array, _ in arrays), "restore") as done:
+    nbytes = sum(array.nbytes for array, _ in arrays)
+    with shown(progress, nbytes, "restore") as done:
         for level in sorted({level for level, _ in reads}):
             try:
-                for count in each(lambda read: read(), [read for at, read in reads if at == level]):
+                for count in each(
+                    lambda read: read(), [read for at, read in reads if at == level], threads_for(nbytes)
+                ):
                     done(count)
             except (OSError, ValueError) as error:
                 error.add_note("What was to be restored holds a mixture now: restore it from another save.")

@@ -19,7 +19,7 @@ import zlib
 
 import numpy as np
 
-from fastembed.threads import get_num_threads
+from fastembed.threads import get_num_threads, threads_for
 
 HEAD = 4096  # bytes before the data; what O_DIRECT asks offsets, sizes and addresses to be multiples of
 CHUNK = 16 << 20  # bytes of all arrays that are written together
@@ -216,9 +216,8 @@ class Stored:
         return ValueError(f"{self.path} must be what was written. Received: other bytes from {first} to {last}")
 
 
-def each(function, items, num_threads=None):
-    """Yields function(item) for all items, in order; several threads work on them."""
-    num_threads = num_threads or get_num_threads()
+def each(function, items, num_threads):
+    """Yields function(item) for all items, in order; so many threads work on them."""
     if num_threads == 1 or len(items) < 2:
         yield from map(function, items)
         return
@@ -249,11 +248,12 @@ def shown(progress, total, what):
 def write_all(writings, num_threads=None, progress=None):
     """Writes all chunks, and forces the files to disk. Returns what save.json says of the files."""
     jobs = [(writing, number) for writing in writings for number in writing.chunks]
-    with shown(progress, sum(writing.nbytes for writing in writings), "save") as done:
-        for count in each(lambda job: job[0].write(job[1]), jobs, num_threads):
+    nbytes = sum(writing.nbytes for writing in writings)
+    with shown(progress, nbytes, "save") as done:
+        for count in each(lambda job: job[0].write(job[1]), jobs, num_threads or threads_for(nbytes)):
             done(count)
     files = {}
-    for about in each(Writing.finish, writings, num_threads):
+    for about in each(Writing.finish, writings, num_threads or get_num_threads()):
         files.update(about)
     return files
 
@@ -261,8 +261,9 @@ def write_all(writings, num_threads=None, progress=None):
 def read_all(files, progress=None):
     """Compares all chunks of these Stored with their checksums."""
     jobs = [(stored, number) for stored in files for number in stored.chunks]
-    with shown(progress, sum(stored.nbytes for stored in files), "verify") as done:
-        for count in each(lambda job: job[0].verify(job[1]), jobs):
+    nbytes = sum(stored.nbytes for stored in files)
+    with shown(progress, nbytes, "verify") as done:
+        for count in each(lambda job: job[0].verify(job[1]), jobs, threads_for(nbytes)):
             done(count)
 
 

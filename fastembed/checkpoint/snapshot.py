@@ -15,9 +15,9 @@ from fastembed.checkpoint.files import Writing, octets_of, write_all
 _BLOCK = 1 << 15  # rows
 
 
-def copy_rows(table, octets_vb, rows, out):
-    """Copies rows (a slice, or their numbers) of an array that has one for each row of a table (or of another array;
-    table: None). Here, and nowhere else, rows are read for a save."""
+def copy_rows(table, what, octets_vb, rows, out):
+    """Copies rows (a slice, or their numbers) of the array `what` of a table, as bytes, for a save: the one place where
+    rows are read. table: None for an array that belongs to none."""
     if isinstance(rows, slice):
         np.copyto(out, octets_vb[rows])
     else:
@@ -63,7 +63,7 @@ class Part:
     """The rows of some arrays of one length, for Writing: all rows, or those in `rows_u`, as they are at that moment.
 
     Args:
-        arrays: {name: array}.
+        arrays: {NUMBER.WHAT: array}.
         length: rows of each array.
         table: the Table that they belong to, or None.
         rows_u: int64, rising, or None.
@@ -86,7 +86,7 @@ class Part:
         """See Writing."""
         rows = slice(first, last) if self._rows_u is None else self._rows_u[first:last]
         for name, out in outs.items():
-            copy_rows(self._table, self._octets[name], rows, out)
+            copy_rows(self._table, name.partition(".")[2], self._octets[name], rows, out)
         return True
 
     def close(self):
@@ -153,7 +153,8 @@ class Snapshot(Part):
             these, places = places[: _BLOCK - at], places[_BLOCK - at :]
             rows = these if self._rows_u is None else self._rows_u[these]
             for name, octets in self._octets.items():
-                copy_rows(self._table, octets, rows, self._kept[-1][name][at : at + len(these)])
+                out = self._kept[-1][name][at : at + len(these)]
+                copy_rows(self._table, name.partition(".")[2], octets, rows, out)
             self._count += len(these)
 
     def close(self):
