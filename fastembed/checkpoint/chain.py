@@ -1,7 +1,7 @@
 """What a save holds, together with those that it follows: how it is opened, read into memory, verified, folded.
 
-May import: checkpoint.files, checkpoint.series, saving, dtypes, threads. Do not break: all that is said of arrays, and all that
-is small, is checked before the first byte of a large array is read to where a training has it.
+May import: checkpoint.files, checkpoint.series, saving, dtypes, threads. Do not break: all that is said of arrays, and
+all that is small, is checked before the first byte of a large array is read to where a training has it.
 """
 
 import math
@@ -93,10 +93,9 @@ def fill(arrays, progress=None):
     nbytes = sum(array.nbytes for array, _ in arrays)
     with shown(progress, nbytes, "restore") as done:
         for level in sorted({level for level, _ in reads}):
+            these = [read for at, read in reads if at == level]
             try:
-                for count in each(
-                    lambda read: read(), [read for at, read in reads if at == level], threads_for(nbytes)
-                ):
+                for count in each(lambda read: read(), these, threads_for(nbytes)):
                     done(count)
             except (OSError, ValueError) as error:
                 error.add_note("What was to be restored holds a mixture now: restore it from another save.")
