@@ -569,6 +569,35 @@ def test_a_write_that_fails_in_the_training_thread(trained, path, slow, monkeypa
     assert len(table.watchers) == 1
 
 
+def test_writers_take_turns(path):
+    """Threads that save to one directory, also folds beside a save that is under way."""
+    tables = [Table((V, D)) for _ in range(4)]
+    for value, table in enumerate(tables):
+        table.assign(np.full((V, D), value))
+
+    def save(table):
+        saves = Checkpoint(table)
+        for _ in range(3):
+            saves.save(path, keep=20)
+            saves.save(path, delta=True, wait=False, keep=20)
+            saves.compact(path, keep=20)
+
+    threads = [threading.Thread(target=save, args=(table,)) for table in tables]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    values = []
+    for number in Checkpoint.saves(path):
+        table = Table((V, D))
+        Checkpoint(table).restore(path, number)
+        values.append(table.numpy()[0, 0])
+        assert (table.numpy() == values[-1]).all()
+    assert values.count(values[0]) >= 3
+    assert sorted({*values}) == [0, 1, 2, 3]
+    assert not [name for name in os.listdir(path) if name.endswith(".saving")]
+
+
 def test_the_interpreter_ends_after_the_save(path, run_python):
     program = """
         import sys

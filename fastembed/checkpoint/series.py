@@ -29,6 +29,8 @@ FORMAT = 2
 LIST, SAVE = "checkpoint.json", "save.json"
 _OURS = re.compile(r"(\d{8,})|\.\d{8,}\.saving|\.checkpoint\.json\.\w+\.saving")
 _writers = {}  # a lock for each path
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_writers.clear)
 
 
 @contextlib.contextmanager
