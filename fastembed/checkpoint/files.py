@@ -46,7 +46,7 @@ class Writing:
         units = [file.unit for file in self._files.values()]
         step = HEAD // math.gcd(HEAD, *units)  # rows whose bytes are a multiple of HEAD in every array
         self._rows = rows or step * max(1, CHUNK // (step * max(1, sum(units))))
-        self._free = []  # buffers
+        self._free, self._begun = [], 0  # buffers of chunks that are done, for those that are not yet begun
         self._size = min(self._rows, -(-length // step) * step) * sum(units)
         self.chunks = range(-(-length // self._rows) if sum(units) else 0)
         self.nbytes = length * sum(units)
@@ -57,6 +57,7 @@ class Writing:
         """Writes a chunk of each array; returns the number of bytes."""
         first = number * self._rows
         last = min(first + self._rows, self._length)
+        self._begun += 1
         try:
             octets = self._free.pop()
         except IndexError:
@@ -76,12 +77,14 @@ class Writing:
                 octets[at + size : end] = 0  # finish() cuts it off
                 file.put(octets[at:end], HEAD + first * file.unit)
                 at, written = end, written + size
-        self._free.append(octets)
+        if self._begun < len(self.chunks):
+            self._free.append(octets)
+        else:
+            self._free.clear()
         return written
 
     def finish(self):
         """Forces the files to disk. Returns {name: what `Stored` needs of it}."""
-        self._free.clear()
         for file in self._files.values():
             file.finish()
         return {name: file.about(self._rows) for name, file in self._files.items()}
