@@ -403,6 +403,6 @@ MEMORY = """
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak is Linux's")
 @pytest.mark.parametrize(("rows", "tables"), [(100_000, 1), (1_000_000, 1), (100_000, 10)])
 def test_memory_is_that_of_chunks(rows, tables, path, run_python):
-    """Tables and state of 39 MB, 390 MB, ten times 39 MB: a chunk (16 MB) for each of 2 threads, a byte for each row."""
+    """Tables and state of 39, 390, ten times 39 MB: a chunk (16 MB) for each of 2 threads, a byte for each row."""
     peaks = [int(line) for line in run_python(MEMORY, path, rows, tables, OMP_NUM_THREADS="2").split()]
     assert max(peaks) < 64, peaks
