@@ -60,7 +60,16 @@ CASES += [
     )
 ]
 CASES += [(optimizers.SGD, "catch_up", "float16", {"momentum": 0.9, "state_dtype": "int8"})]
-CASES += [(optimizers.Adam, "skip", "float32", {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 4})]
+CASES += [
+    (cls, mode, "float32", {"use_ema": True, "ema_momentum": 0.8, **more})
+    for cls, mode in (
+        (optimizers.Adam, "skip"),
+        (optimizers.Adam, "dense"),
+        (optimizers.SGD, "dense"),
+        (optimizers.Adagrad, "catch_up"),
+    )
+    for more in ({}, {"ema_overwrite_frequency": 4}, {"gradient_accumulation_steps": 2})
+]
 
 
 @pytest.mark.parametrize(("cls", "mode", "storage", "arguments"), CASES)
