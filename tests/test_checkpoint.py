@@ -35,20 +35,7 @@ from trainings import (
 import fastembed
 from fastembed import Checkpoint, Embedding, IndexedSlices, Table, constraints, optimizers, schedules
 
-plan, plans = optimizers.history.plan, {}
-
-
-def planned(optimizer):
-    if repr(optimizer) not in plans:
-        plans[repr(optimizer)] = plan(optimizer)
-    return plans[repr(optimizer)]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Nothing is forced to disk, and what is true of equal optimizers is found once."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(optimizers.history, "plan", planned)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
