@@ -52,6 +52,7 @@ class Raw:
         self.piece = np.frombuffer(mmap.mmap(-1, PIECE), np.uint8)
 
     def save(self):
+        """A write for each piece, then fsync."""
         octets = self.table_vd.reshape(-1).view(np.uint8)
         handle = os.open(self.file, self.flags, 0o644)
         for start in range(0, len(octets), PIECE):
@@ -63,6 +64,7 @@ class Raw:
         os.close(handle)
 
     def load(self):
+        """What the others are measured against."""
         return np.fromfile(self.file, self.table_vd.dtype).reshape(self.table_vd.shape)
 
 
@@ -101,7 +103,7 @@ class Delta(Ours):
 
 
 class Saver:
-    """A pair of functions of another library; `os.sync` of what it wrote is inside the clock."""
+    """A pair of functions of another library; what it wrote is forced to disk before the clock stops."""
 
     def __init__(self, file, save, load):
         self.file, self._save, self.load = file, save, load
@@ -130,7 +132,7 @@ def contestants(table, again, folder):
     table_vd = table.memory
     found = {"raw": Raw(table_vd, folder / "raw", False)}
     if hasattr(os, "O_DIRECT"):
-        found["raw, direct"] = Raw(table_vd, folder / "direct", True)
+        found["raw direct"] = Raw(table_vd, folder / "direct", True)
     found["fastembed"] = Ours(table, again, folder / "ours")
     npy = folder / "table.npy"
     found["np.save"] = Saver(npy, lambda: np.save(npy, table_vd), lambda: np.load(npy))

@@ -33,6 +33,22 @@ def threads():
     fastembed.set_num_threads(before)
 
 
+_plan, _plans = fastembed.optimizers.history.plan, {}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Nothing is forced to disk, and what is true of equal optimizers (`history.plan`) is found once."""
+
+    def planned(optimizer):
+        if repr(optimizer) not in _plans:
+            _plans[repr(optimizer)] = _plan(optimizer)
+        return _plans[repr(optimizer)]
+
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(fastembed.optimizers.history, "plan", planned)
+
+
 @pytest.fixture
 def guarded():
     """Copies an array to where numbers on both sides of it are watched: writing past its ends fails."""

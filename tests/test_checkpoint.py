@@ -35,20 +35,7 @@ from trainings import (
 import fastembed
 from fastembed import Checkpoint, Embedding, IndexedSlices, Table, constraints, optimizers, schedules
 
-plan, plans = optimizers.history.plan, {}
-
-
-def planned(optimizer):
-    if repr(optimizer) not in plans:
-        plans[repr(optimizer)] = plan(optimizer)
-    return plans[repr(optimizer)]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Nothing is forced to disk, and what is true of equal optimizers is found once."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(optimizers.history, "plan", planned)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
@@ -586,6 +573,20 @@ def test_refuses_what_is_no_checkpoint(what, path):
         make(1).save(path)
     assert os.listdir(path.parent) == [path.name]
     assert before == (path.read_text() if what == "file" else sorted(os.listdir(path)))
+
+
+def test_folders_of_the_user(path):
+    """In a checkpoint, and where none is."""
+    (path / "20261125").mkdir(parents=True)
+    with pytest.raises(FileExistsError):
+        make(1).save(path)
+    (path / "20261125").rmdir()
+    make(1).save(path)
+    for name in ("20261125", "00000007", ".mine.saving"):
+        (path / name).mkdir()
+    make(2).save(path)
+    make(3).save(path)
+    assert sorted(os.listdir(path)) == [".mine.saving", "00000003", "00000007", "20261125", "checkpoint.json"]
 
 
 def test_is_no_save_of_a_layer(path):

@@ -373,15 +373,17 @@ MEMORY = """
         lines = open("/proc/self/status").read().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 
-    v = int(sys.argv[2])
-    table, adam = Table((v, 32)), optimizers.Adam(untouched="catch_up")
-    table.assign(np.ones((v, 1), "float32") * np.ones(32, "float32")) if v < 1000 else table.numpy().fill(1)
-    adam.build([table])
-    saves = Checkpoint(table, adam)
+    v, tables = int(sys.argv[2]), [Table((int(sys.argv[2]), 32)) for _ in range(int(sys.argv[3]))]
+    adam = optimizers.Adam(untouched="catch_up")
+    for table in tables:
+        table.numpy().fill(1)
+    adam.build(tables)
+    saves = Checkpoint(tables, adam)
 
     def train():
         rows = np.random.default_rng(1).integers(0, v, 1000)
-        adam.apply([IndexedSlices(np.ones((1000, 32)), rows, (v, 32))], [table])
+        gradient = IndexedSlices(np.ones((1000, 32)), rows, (v, 32))
+        adam.apply([gradient] * len(tables), tables)
 
     train()
     before = peak()
@@ -389,7 +391,7 @@ MEMORY = """
         lambda: saves.save(sys.argv[1]),
         lambda: (train(), saves.save(sys.argv[1], delta=True)),
         lambda: saves.restore(sys.argv[1]),
-        lambda: Checkpoint(table, adam).restore(sys.argv[1]),
+        lambda: Checkpoint(tables, adam).restore(sys.argv[1]),
         lambda: saves.compact(sys.argv[1]),
         lambda: verify(sys.argv[1]),
     ):
@@ -399,8 +401,8 @@ MEMORY = """
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak is Linux's")
-def test_memory_is_that_of_chunks(path, run_python):
-    """Tables and state of 39 and 390 MB: for each of 2 threads a chunk (16 MB), and a byte for each row."""
-    for rows in (100_000, 1_000_000):
-        peaks = [int(line) for line in run_python(MEMORY, path, rows, OMP_NUM_THREADS="2").split()]
-        assert max(peaks) < 64, peaks
+@pytest.mark.parametrize(("rows", "tables"), [(100_000, 1), (1_000_000, 1), (100_000, 10)])
+def test_memory_is_that_of_chunks(rows, tables, path, run_python):
+    """Tables and state of 39, 390, ten times 39 MB: a chunk (16 MB) for each of 2 threads, a byte for each row."""
+    peaks = [int(line) for line in run_python(MEMORY, path, rows, tables, OMP_NUM_THREADS="2").split()]
+    assert max(peaks) < 64, peaks

@@ -16,20 +16,7 @@ from trainings import HEAD, D, Model, V, arrays_of, initial, last_save, whole
 import fastembed
 from fastembed import Checkpoint, Embedding, IndexedSlices, Table, checkpoint, optimizers
 
-plan, plans = optimizers.history.plan, {}
-
-
-def planned(optimizer):
-    if repr(optimizer) not in plans:
-        plans[repr(optimizer)] = plan(optimizer)
-    return plans[repr(optimizer)]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Nothing is forced to disk, and what is true of equal optimizers is found once."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(optimizers.history, "plan", planned)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
@@ -60,7 +47,16 @@ CASES += [
     )
 ]
 CASES += [(optimizers.SGD, "catch_up", "float16", {"momentum": 0.9, "state_dtype": "int8"})]
-CASES += [(optimizers.Adam, "skip", "float32", {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 4})]
+CASES += [
+    (cls, mode, "float32", {"use_ema": True, "ema_momentum": 0.8, **more})
+    for cls, mode in (
+        (optimizers.Adam, "skip"),
+        (optimizers.Adam, "dense"),
+        (optimizers.SGD, "dense"),
+        (optimizers.Adagrad, "catch_up"),
+    )
+    for more in ({}, {"ema_overwrite_frequency": 4}, {"gradient_accumulation_steps": 2})
+]
 
 
 @pytest.mark.parametrize(("cls", "mode", "storage", "arguments"), CASES)
@@ -567,6 +563,35 @@ def test_a_write_that_fails_in_the_training_thread(trained, path, slow, monkeypa
         saving.wait()
     assert saves.saves(path) == [1]
     assert len(table.watchers) == 1
+
+
+def test_writers_take_turns(path):
+    """Threads that save to one directory, also folds beside a save that is under way."""
+    tables = [Table((V, D)) for _ in range(4)]
+    for value, table in enumerate(tables):
+        table.assign(np.full((V, D), value))
+
+    def save(table):
+        saves = Checkpoint(table)
+        for _ in range(3):
+            saves.save(path, keep=20)
+            saves.save(path, delta=True, wait=False, keep=20)
+            saves.compact(path, keep=20)
+
+    threads = [threading.Thread(target=save, args=(table,)) for table in tables]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    values = []
+    for number in Checkpoint.saves(path):
+        table = Table((V, D))
+        Checkpoint(table).restore(path, number)
+        values.append(table.numpy()[0, 0])
+        assert (table.numpy() == values[-1]).all()
+    assert values.count(values[0]) >= 3
+    assert sorted({*values}) == [0, 1, 2, 3]
+    assert not [name for name in os.listdir(path) if name.endswith(".saving")]
 
 
 def test_the_interpreter_ends_after_the_save(path, run_python):

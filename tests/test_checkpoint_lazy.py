@@ -11,18 +11,14 @@ from test_lazy import OPTIMIZERS, D, V, made
 import fastembed
 from fastembed import Checkpoint, Embedding, initializers, optimizers
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def make(name="Adam", seed=5, lazy=True, path=None, **arguments):
     arguments = {**OPTIMIZERS[name], **arguments}
     paths = (None, None) if path is None else (path / "table.npy", path / "state")
     layer = Embedding(V, D, initializers.RandomUniform(seed=seed), lazy=lazy, path=paths[0])
     return layer, getattr(optimizers, name)(**arguments, path=paths[1])
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Nothing is forced to disk."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def train(layer, optimizer, *steps):

@@ -7,6 +7,7 @@ dies, in the middle leaves a whole table.
 import copy
 import errno
 import functools
+import gc
 import mmap
 import os
 import pickle
@@ -478,6 +479,7 @@ CALLS = [(os, "fsync"), (os, "truncate"), (os, "replace"), (os, "posix_fallocate
 
 def at_call(number, action):
     """Lets `action` happen instead of call `number` of those that change files; returns how to end that."""
+    gc.collect()  # of files that nobody has any more, the locks are removed now
     calls, before = [0], [getattr(module, name) for module, name in CALLS]
 
     def instead(function):

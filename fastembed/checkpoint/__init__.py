@@ -101,7 +101,8 @@ class Checkpoint:
                 this object's last `save` to `path`, or `restore` from it; small arrays, and variables that are NumPy
                 arrays, are written whole. So is a table of which more than half has changed or which has other arrays
                 than before; without such a save in `path`, all is. Who writes into `table.numpy()` says so by
-                `with table.lock: table.changing(rows)` before it.
+                `with table.lock: table.changing(rows)` before it. For deltas to come, each step notes its rows from the
+                first save on, a twentieth of its time.
             keep: how many saves remain in `path`, with the saves that they follow.
             extra: dict of what else you need: JSON values, NumPy arrays, `np.random.Generator`s.
             wait: True: training in other threads waits until all is on disk. False: only until the moment is held (a
@@ -213,7 +214,7 @@ class Checkpoint:
             progress: True draws a bar with tqdm; None does so where there is a terminal and it takes over two seconds.
 
         Returns:
-            dict, the `extra` of that save; generators are new ones with the state of the old.
+            the `extra` of that save, or None; generators are new ones with the state of the old.
 
         Raises:
             FileNotFoundError: there is no checkpoint, or a file of it is missing.

@@ -1,10 +1,11 @@
 """What a save holds, together with those that it follows: how it is opened, read into memory, verified, folded.
 
-May import: checkpoint.files, checkpoint.series, saving, dtypes. Do not break: all that is said of arrays, and all that
-is small, is checked before the first byte of a large array is read to where a training has it.
+May import: checkpoint.files, checkpoint.series, saving, dtypes, threads. Do not break: all that is said of arrays, and
+all that is small, is checked before the first byte of a large array is read to where a training has it.
 """
 
 import functools
+import math
 import os
 import zlib
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from fastembed import dtypes, saving
 from fastembed.checkpoint.files import Stored, Writing, each, octets_of, read_all, shown, write_all
 from fastembed.checkpoint.series import SAVE, NewSave, damage, from_json, numbers, of_one_list, read_list
+from fastembed.threads import threads_for
 
 ROWS = ("weights", "scales", "state", "average", "averaged", "last")  # arrays with a row for each row of the table
 _DTYPES = (*dtypes.STORAGE, "float64", "int32", "int64")
@@ -107,10 +109,12 @@ def _read(stored, number, rows, octets):
 def fill(arrays, progress=None):
     """Reads each (Array, memory); in order of the levels, within one all threads beside each other."""
     reads = [one for array, memory in arrays for one in array.reads(memory)]
-    with shown(progress, sum(array.nbytes for array, _ in arrays), "restore") as done:
+    nbytes = sum(array.nbytes for array, _ in arrays)
+    with shown(progress, nbytes, "restore") as done:
         for level in sorted({level for level, _ in reads}):
+            these = [read for at, read in reads if at == level]
             try:
-                for count in each(lambda read: read(), [read for at, read in reads if at == level]):
+                for count in each(lambda read: read(), these, threads_for(nbytes)):
                     done(count)
             except (OSError, ValueError) as error:
                 error.add_note("What was to be restored holds a mixture now: restore it from another save.")
@@ -167,31 +171,27 @@ class _Level:
         for place, (name, one) in enumerate(self.about["variables"].items()):
             length = one["shape"][0] if one["shape"] else 1
             if one["rows"] is not None:
+                self.rows[name] = self._rows(folder, place, one["rows"], length)
                 length = one["rows"]
-                file_name = f"{place}.rows"
-                about = self.about["files"][file_name]
-                stored = Stored(folder, file_name, np.dtype(np.int64), (length,), length, about)
-                self.rows[name], self.files[file_name] = stored.load(), stored
-                rows_u = self.rows[name]
-                if (
-                    (np.diff(rows_u) <= 0).any()
-                    or rows_u.min(initial=0) < 0
-                    or rows_u.max(initial=-1) >= one["shape"][0]
-                ):
-                    raise ValueError(f"{stored.path} must have rows of the table that rise. Received: others")
             for what, kind in one["arrays"].items():
-                file_name = f"{place}.{what}"
                 dtype, shape = _as_stored(kind)
-                by_rows = what in ROWS and one["table"]
-                if by_rows:
-                    shape = (length, *shape[1:])
-                about = self.about["files"][file_name]
-                many = length if by_rows else int(np.prod(shape, dtype=np.int64))
-                self.files[file_name] = Stored(folder, file_name, dtype, shape, many, about)
+                if what in ROWS and one["table"]:
+                    self._add(folder, f"{place}.{what}", dtype, (length, *shape[1:]), length)
+                else:
+                    self._add(folder, f"{place}.{what}", dtype, shape, math.prod(shape))
         for place, (dtype, *shape) in enumerate(_extra(self.about).values()):
-            file_name, shape = f"extra.{place}", tuple(shape)
-            many, about = int(np.prod(shape, dtype=np.int64)), self.about["files"][file_name]
-            self.files[file_name] = Stored(folder, file_name, np.dtype(dtype), shape, many, about)
+            self._add(folder, f"extra.{place}", np.dtype(dtype), tuple(shape), math.prod(shape))
+
+    def _add(self, folder, name, dtype, shape, length):
+        self.files[name] = Stored(folder, name, dtype, shape, length, self.about["files"][name])
+
+    def _rows(self, folder, place, count, num_rows):
+        self._add(folder, f"{place}.rows", np.dtype(np.int64), (count,), count)
+        stored = self.files[f"{place}.rows"]
+        rows_u = stored.load()
+        if count and (rows_u[0] < 0 or rows_u[-1] >= num_rows or (np.diff(rows_u) <= 0).any()):
+            raise ValueError(f"{stored.path} must have rows of the table that rise. Received: others")
+        return rows_u
 
 
 def _extra(about):
@@ -264,7 +264,6 @@ def compact(path, keep=1, progress=None):
     with NewSave(path) as new:
         chain = open_chain(path)
         if chain.entry["after"] is None:
-            new.abort()
             return
         for array in [array for arrays in chain.arrays.values() for array in arrays.values()]:
             array.verify_deltas()

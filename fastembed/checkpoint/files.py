@@ -19,10 +19,11 @@ import zlib
 
 import numpy as np
 
-from fastembed.threads import get_num_threads
+from fastembed.threads import get_num_threads, threads_for
 
 HEAD = 4096  # bytes before the data; what O_DIRECT asks offsets, sizes and addresses to be multiples of
 CHUNK = 16 << 20  # bytes of all arrays that are written together
+_PIECE = 1 << 20  # bytes of a chunk that are read at a time
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _DIRECT_FROM = 1 << 20  # bytes of a file
 
@@ -45,7 +46,7 @@ class Writing:
         units = [file.unit for file in self._files.values()]
         step = HEAD // math.gcd(HEAD, *units)  # rows whose bytes are a multiple of HEAD in every array
         self._rows = rows or step * max(1, CHUNK // (step * max(1, sum(units))))
-        self._free = []  # buffers
+        self._free, self._begun = [], 0  # buffers of chunks that are done, for those that are not yet begun
         self._size = min(self._rows, -(-length // step) * step) * sum(units)
         self.chunks = range(-(-length // self._rows) if sum(units) else 0)
         self.nbytes = length * sum(units)
@@ -56,6 +57,7 @@ class Writing:
         """Writes a chunk of each array; returns the number of bytes."""
         first = number * self._rows
         last = min(first + self._rows, self._length)
+        self._begun += 1
         try:
             octets = self._free.pop()
         except IndexError:
@@ -75,12 +77,14 @@ class Writing:
                 octets[at + size : end] = 0  # finish() cuts it off
                 file.put(octets[at:end], HEAD + first * file.unit)
                 at, written = end, written + size
-        self._free.append(octets)
+        if self._begun < len(self.chunks):
+            self._free.append(octets)
+        else:
+            self._free.clear()
         return written
 
     def finish(self):
         """Forces the files to disk. Returns {name: what `Stored` needs of it}."""
-        self._free.clear()
         for file in self._files.values():
             file.finish()
         return {name: file.about(self._rows) for name, file in self._files.items()}
@@ -176,9 +180,7 @@ class Stored:
     def read(self, number, octets):
         """Reads a chunk into an array of bytes; ValueError unless it is what was written."""
         first, last = self.span(number)
-        octets = octets.reshape(-1)
-        self._read_into(octets, first)
-        if zlib.crc32(octets) != self._sums[1 + number]:
+        if self._read_into(octets.reshape(-1), first) != self._sums[1 + number]:
             raise self._damaged(HEAD + first * self.unit, HEAD + last * self.unit)
 
     def read_rows(self, first, last):
@@ -202,22 +204,23 @@ class Stored:
         return (last - first) * self.unit
 
     def _read_into(self, octets, first_row):
-        left = memoryview(octets)
+        """Returns the checksum, made while the bytes are in the caches."""
+        left, crc32 = memoryview(octets), 0
         with open(self.path, "rb", buffering=0) as file:
             file.seek(HEAD + first_row * self.unit)
             while left:
-                count = file.readinto(left)
+                count = file.readinto(left[:_PIECE])
                 if not count:
                     raise self._damaged(file.tell(), file.tell() + len(left))
-                left = left[count:]
+                crc32, left = zlib.crc32(left[:count], crc32), left[count:]
+        return crc32
 
     def _damaged(self, first, last):
         return ValueError(f"{self.path} must be what was written. Received: other bytes from {first} to {last}")
 
 
-def each(function, items, num_threads=None):
-    """Yields function(item) for all items, in order; several threads work on them."""
-    num_threads = num_threads or get_num_threads()
+def each(function, items, num_threads):
+    """Yields function(item) for all items, in order; so many threads work on them."""
     if num_threads == 1 or len(items) < 2:
         yield from map(function, items)
         return
@@ -248,11 +251,12 @@ def shown(progress, total, what):
 def write_all(writings, num_threads=None, progress=None):
     """Writes all chunks, and forces the files to disk. Returns what save.json says of the files."""
     jobs = [(writing, number) for writing in writings for number in writing.chunks]
-    with shown(progress, sum(writing.nbytes for writing in writings), "save") as done:
-        for count in each(lambda job: job[0].write(job[1]), jobs, num_threads):
+    nbytes = sum(writing.nbytes for writing in writings)
+    with shown(progress, nbytes, "save") as done:
+        for count in each(lambda job: job[0].write(job[1]), jobs, num_threads or threads_for(nbytes)):
             done(count)
     files = {}
-    for about in each(Writing.finish, writings, num_threads):
+    for about in each(Writing.finish, writings, num_threads or get_num_threads()):
         files.update(about)
     return files
 
@@ -260,8 +264,9 @@ def write_all(writings, num_threads=None, progress=None):
 def read_all(files, progress=None):
     """Compares all chunks of these Stored with their checksums."""
     jobs = [(stored, number) for stored in files for number in stored.chunks]
-    with shown(progress, sum(stored.nbytes for stored in files), "verify") as done:
-        for count in each(lambda job: job[0].verify(job[1]), jobs):
+    nbytes = sum(stored.nbytes for stored in files)
+    with shown(progress, nbytes, "verify") as done:
+        for count in each(lambda job: job[0].verify(job[1]), jobs, threads_for(nbytes)):
             done(count)
 
 

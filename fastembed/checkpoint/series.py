@@ -3,15 +3,16 @@
 May import: files, saving, _version. Do not break: checkpoint.json alone says which saves there are, and is replaced at
 one stroke after all that it names is on disk; so a reader finds the old saves or the new ones.
 
-    checkpoint.json     {"format", "fastembed", "saves": [{"name", "after", "folds", "digest"}, ...], "crc32"}
+    checkpoint.json     {"format", "fastembed", "saves": [{"name", "after", "digest"}, ...], "crc32"}
     00000001/           a save: save.json, and an array in each file NUMBER.WHAT.npy (bfloat16 as uint16)
-    00000002/           a delta has of the arrays ROWS only the rows that NUMBER.rows.npy lists, and refers to the save
-                        "after" which it comes. Of a lazy table (then "initial" is a checksum of rows that were not
-                        made) any save has those that were made, or are new
+    00000002/           a delta goes on from the save that it comes "after": of the arrays chain.ROWS of a variable it
+                        has only the rows that NUMBER.rows.npy lists, unless save.json says "rows": null. A save of a
+                        lazy table always has such a list, and a checksum of rows that were not made, "initial"
     .00000003.saving/   one under way, or what a killed process has left: the next save removes it
 
 NUMBER is the variable's place in save.json, WHAT is "weights", "scales" (Table.row_scales), or a name of what the
 optimizer keeps (`Kept`). save.json has a checksum for each chunk of each file, and checkpoint.json one of save.json.
+A save that "folds" others has the identity of the last of them, too.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import zlib
 
 from fastembed import saving
@@ -27,7 +29,10 @@ from fastembed.files import FileLock, directory_to_disk
 
 FORMAT = 2
 LIST, SAVE = "checkpoint.json", "save.json"
-_OURS = re.compile(r"\d{8,}|\..*\.saving|checkpoint\.json")
+_OURS = re.compile(r"(\d{8,})|\.\d{8,}\.saving|\.checkpoint\.json\.\w+\.saving")
+_writers = {}  # a lock for each path
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_writers.clear)
 
 
 @contextlib.contextmanager
@@ -37,6 +42,15 @@ def damage(path):
         yield
     except (LookupError, TypeError, AttributeError, RecursionError, OverflowError, UnicodeError) as error:
         raise ValueError(f"`path` must hold a whole checkpoint. Received: path={path!r}: {error!r}") from error
+
+
+@contextlib.contextmanager
+def one_writer(path):
+    """Inside, nobody else writes to this directory: threads wait, other processes are refused. Another thread than the
+    one that came in may leave."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with _writers.setdefault(path, threading.Lock()), contextlib.closing(FileLock(path)):
+        yield
 
 
 # ---- the list of saves -----------------------------------------------------------------------------------------------
@@ -89,7 +103,12 @@ def of_one_list(path, run):
 
 def numbers(path):
     """The numbers of the saves that can be restored, from the first to the last."""
-    return [int(entry["name"]) for entry in read_list(os.path.abspath(os.fspath(path)))]
+    return numbers_of(read_list(os.path.abspath(os.fspath(path))))
+
+
+def numbers_of(saves):
+    """The numbers of some saves."""
+    return [int(entry["name"]) for entry in saves]
 
 
 def _with_chains(kept, saves):
@@ -103,7 +122,7 @@ def _with_chains(kept, saves):
 
 
 class NewSave:
-    """A save under way, in a directory of its own; then `commit` or `abort`.
+    """A save under way, in a directory of its own: for `with`, which leaves `path` as it was unless `commit` is called.
 
     Args:
         path: the checkpoint directory; made if it is missing.
@@ -113,80 +132,71 @@ class NewSave:
     """
 
     def __init__(self, path):
-        self._path = path
+        self._path, self._list = path, os.path.join(path, LIST)
         self._held = contextlib.ExitStack()
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        self._held.enter_context(contextlib.closing(FileLock(path)))
-        try:
-            self._new = not os.path.lexists(path)
+        with contextlib.ExitStack() as held:
+            held.enter_context(one_writer(path))
+            self._committed, self._new = False, not os.path.lexists(path)
             if self._new:
-                os.mkdir(path)
-            self.saves = self._begin()
-            numbers = [int(entry["name"]) for entry in self.saves]
-            self.name = f"{max(numbers, default=0) + 1:08d}"
+                os.makedirs(path)
+            self.saves = read_list(path) if os.path.exists(self._list) else []
+            self._number = max(numbers_of(self.saves), default=0) + 1
+            if not self.saves and not all(map(self._is_ours, os.listdir(path) if os.path.isdir(path) else [""])):
+                raise FileExistsError(f"`path` must be free or an earlier save, with a {LIST}. Received: path={path!r}")
+            self._tidy(self.saves)
+            self.name = f"{self._number:08d}"
             self.folder = os.path.join(path, f".{self.name}.saving")
             os.mkdir(self.folder)
-        except BaseException:
-            self._held.close()
-            raise
+            self._held = held.pop_all()
 
-    def _begin(self):
-        """The saves that are there; what killed processes have left goes."""
-        names = os.listdir(self._path) if os.path.isdir(self._path) else [None]
-        if LIST not in names and not all(name and _OURS.fullmatch(name) for name in names):
-            raise FileExistsError(
-                f"`path` must be free or an earlier save, with a {LIST}. Received: path={self._path!r}"
-            )
-        saves = read_list(self._path) if LIST in names else []
-        self._tidy(saves)
-        return saves
+    def _is_ours(self, name):
+        """Whether a save has made it: not so a directory of the user's that is called 20261125."""
+        match = _OURS.fullmatch(name)
+        return match is not None and (match[1] is None or int(match[1]) <= self._number)
 
     def _tidy(self, saves):
-        """Removes what is ours and in no list."""
-        listed = {LIST, *(entry["name"] for entry in saves)}
-        for name in set(os.listdir(self._path)) - listed:
-            if _OURS.fullmatch(name):
-                whole = os.path.join(self._path, name)
-                if os.path.isdir(whole):
-                    shutil.rmtree(whole, ignore_errors=True)
-                else:
-                    with contextlib.suppress(OSError):
-                        os.remove(whole)
+        """Removes what killed processes have left, or is in no list any more."""
+        listed = {entry["name"] for entry in saves}
+        for name in filter(self._is_ours, os.listdir(self._path)):
+            whole = os.path.join(self._path, name)
+            if os.path.isdir(whole) and name not in listed:
+                shutil.rmtree(whole, ignore_errors=True)
+            elif os.path.isfile(whole):
+                with contextlib.suppress(OSError):
+                    os.remove(whole)
 
     def commit(self, about, after, keep, folds=None):
         """Puts the save in its place, where all files of it are on disk but save.json. `keep` saves remain, and what
         they need. folds: the entry of a save that is the same and needs not remain. Returns the entry of this one."""
-        with self._held:
-            saving.write_json(os.path.join(self.folder, SAVE), about)
-            with open(os.path.join(self.folder, SAVE), "rb") as file:
-                digest = zlib.crc32(file.read())
-            directory_to_disk(self.folder)
-            os.rename(self.folder, os.path.join(self._path, self.name))
-            directory_to_disk(self._path)
-            entry = {"name": self.name, "after": after and after["name"], "digest": digest}
-            if folds is not None:
-                entry["folds"] = identity(folds)
-            earlier = [one for one in self.saves if one != folds]
-            kept = _with_chains([*earlier, entry][-keep:], [*self.saves, entry])
-            listed = {"format": FORMAT, "fastembed": __version__, "saves": kept}
-            with saving.new_file(os.path.join(self._path, LIST)) as beside, open(beside, "w", encoding="utf-8") as file:
-                json.dump({**listed, "crc32": _digest(listed)}, file, indent=2)
-            if self._new:
-                directory_to_disk(os.path.dirname(self._path))
-            self._tidy(kept)
+        saving.write_json(os.path.join(self.folder, SAVE), about)
+        with open(os.path.join(self.folder, SAVE), "rb") as file:
+            digest = zlib.crc32(file.read())
+        directory_to_disk(self.folder)
+        os.rename(self.folder, os.path.join(self._path, self.name))
+        directory_to_disk(self._path)
+        entry = {"name": self.name, "after": after and after["name"], "digest": digest}
+        if folds is not None:
+            entry["folds"] = identity(folds)
+        earlier = [one for one in self.saves if one != folds]
+        kept = _with_chains([*earlier, entry][-keep:], [*self.saves, entry])
+        listed = {"format": FORMAT, "fastembed": __version__, "saves": kept}
+        with saving.new_file(self._list) as beside, open(beside, "w", encoding="utf-8") as file:
+            json.dump({**listed, "crc32": _digest(listed)}, file, indent=2)
+        if self._new:
+            directory_to_disk(os.path.dirname(self._path))
+        self._committed = True
+        self._tidy(kept)
         return entry
 
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_):
-        if kind is not None:
-            self.abort()
-
-    def abort(self):
-        """Leaves `path` as it was."""
-        with self._held, contextlib.suppress(OSError, ValueError):
-            committed = os.path.exists(os.path.join(self._path, LIST))
-            self._tidy(read_list(self._path) if committed else [])
-            if self._new and not committed:
-                os.rmdir(self._path)
+    def __exit__(self, *_):
+        with self._held:
+            if self._committed:
+                return
+            with contextlib.suppress(OSError, ValueError):
+                there = os.path.exists(self._list)  # even so, if its folder could not be forced to disk
+                self._tidy(read_list(self._path) if there else [])
+                if self._new and not there:
+                    os.rmdir(self._path)

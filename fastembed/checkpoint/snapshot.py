@@ -71,7 +71,7 @@ class Part:
     """The rows of some arrays of one length, for Writing: all rows, or those in `rows_u`, as they are at that moment.
 
     Args:
-        arrays: {name: array}.
+        arrays: {NUMBER.WHAT: array}.
         length: rows of each array.
         table: the Table that they belong to, or None.
         rows_u: int64, rising, or None.
