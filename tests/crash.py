@@ -1,6 +1,6 @@
 """A training that saves all the time, and is killed: after each kill the last completed save is there, bit for bit.
 
-    python tests/crash.py --kills 300
+    python tests/crash.py --kills 300 [--files]
 
 May import: fastembed, NumPy. Do not break: what a restored training must be is computed by one that nobody kills.
 """
@@ -25,11 +25,20 @@ KINDS = ("base", "delta", "delta", "compact", "delta beside", "base beside")
 
 
 class Training:
-    """Table and optimizer; step number `step` is the same in every process."""
+    """Table and optimizer; step number `step` is the same in every process.
 
-    def __init__(self):
-        self.table, self.optimizer, self.steps = Table((V, D)), optimizers.Adam(untouched="catch_up"), 0
-        self.optimizer.build([self.table])
+    files: a folder in which both live, with a checkpoint to be restored beside it if the folder is there; or None.
+    """
+
+    def __init__(self, files=None):
+        again = files is not None and files.exists()
+        if files is not None:
+            files.mkdir(exist_ok=True)
+        self.table = Table((V, D), path=None if files is None else files / "table.npy")
+        self.optimizer = optimizers.Adam(untouched="catch_up", path=None if files is None else files / "state")
+        self.steps = 0
+        if not again:
+            self.optimizer.build([self.table])
         self.checkpoint = Checkpoint(self.table, self.optimizer)
 
     def step(self):
@@ -50,10 +59,13 @@ class Training:
         return {name: zlib.crc32(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
-def train(path):
+def train(path, files):
     """Saves until it is killed; prints what it begins, and the steps of each save that was completed."""
-    training = Training()
-    if (path / "checkpoint.json").exists():
+    there = (path / "checkpoint.json").exists()
+    if files is not None and files.exists() and not there:  # of steps that were never saved
+        shutil.rmtree(files)
+    training = Training(files)
+    if there:
         training.restore(path)
     beside = None
     while True:
@@ -74,14 +86,15 @@ def train(path):
                 print("has", training.steps, flush=True)
 
 
-def run(kills, path, seed=1):
-    """Kills it so often. Returns {what it was about to do: kills}."""
+def run(kills, path, seed=1, in_files=False):
+    """Kills it so often. in_files: it trains in files, which the next process finds as they are. Returns {what it was
+    about to do: kills}."""
     rng = np.random.default_rng(seed)
     reference, expected = Training(), {0: None}
     restored, found = Training(), collections.Counter()
     completed = 0
     for _ in range(kills):
-        command = [sys.executable, __file__, "--train", str(path)]
+        command = [sys.executable, __file__, "--train", str(path), *(["--files"] if in_files else [])]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             lines = [child.stdout.readline() for _ in range(1 + rng.integers(3))]
             time.sleep(rng.uniform(0, 0.15))
@@ -107,14 +120,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--files", action="store_true", help="train in files")
     parser.add_argument("--train", type=pathlib.Path)
     args = parser.parse_args()
     if args.train:
-        train(args.train)
+        train(args.train, args.train.parent / "files" if args.files else None)
     folder = pathlib.Path(tempfile.mkdtemp(dir="."))
     try:
         start = time.perf_counter()
-        print(run(args.kills, folder / "training", args.seed))
+        print(run(args.kills, folder / "training", args.seed, args.files))
         print(f"{args.kills} kills in {time.perf_counter() - start:.0f} s: each time the last completed save was there")
     finally:
         shutil.rmtree(folder)

@@ -66,10 +66,13 @@ def tidy(path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_killed_at_any_time(path):
+@pytest.mark.parametrize("in_files", [False, True], ids=["memory", "files"])
+def test_killed_at_any_time(path, in_files):
     """FASTEMBED_KILLS: how often."""
-    kills = int(os.environ.get("FASTEMBED_KILLS", "15"))
-    assert sum(kill_and_restore(kills, path, seed=int.from_bytes(os.urandom(4), "little")).values()) == kills
+    kills = int(os.environ.get("FASTEMBED_KILLS", "10"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = int.from_bytes(os.urandom(4), "little")
+    assert sum(kill_and_restore(kills, path, seed, in_files).values()) == kills
 
 
 @pytest.mark.parametrize("phase", PHASES)
