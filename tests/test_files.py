@@ -26,14 +26,6 @@ def initial():
     return initializers.RandomUniform(-1, 1, seed=3)
 
 
-def run(code, *arguments):
-    """A Python process; its output."""
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def train(layer, optimizer, *steps):
     for number in steps:
         rng = np.random.default_rng(number)
@@ -44,7 +36,7 @@ def train(layer, optimizer, *steps):
 # ---- one writer ------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path):
+def test_a_second_writer_is_told_who_the_first_is(tmp_path, run_python):
     path = tmp_path / "table.npy"
     table = Table((V, D), path=path)
     with pytest.raises(BlockingIOError, match=f"one writer at a time, and process {os.getpid()} on ") as caught:
@@ -57,7 +49,7 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path):
         except BlockingIOError as error:
             print(error)
     """
-    assert f"process {os.getpid()} on " in run(code, path)
+    assert f"process {os.getpid()} on " in run_python(code, path)
     assert np.array_equal(Table((V, D), path=path, mmap_mode="r").numpy(), table.numpy())
     del table, caught
     assert os.listdir(tmp_path) == ["table.npy"]
@@ -89,7 +81,8 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     """
     path = tmp_path / "table.npy"
     command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
-    assert subprocess.run(command, capture_output=True, timeout=60).returncode == -signal.SIGKILL
+    done = subprocess.run(command, capture_output=True, timeout=60, cwd=tmp_path.parent)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert sorted(os.listdir(tmp_path)) == ["table.npy", "table.npy.lock"]
     table = Table((V, D), path=path)
     assert (table.numpy()[7] == 7).all()  # what was written is in the file
@@ -97,7 +90,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_has_no_lock_and_takes_none_away(tmp_path):
+def test_a_forked_child_has_no_lock_and_takes_none_away(tmp_path, run_python):
     code = """
         import os, sys, time, fastembed
         table = fastembed.Table((60, 5), path=sys.argv[1])
@@ -118,7 +111,7 @@ def test_a_forked_child_has_no_lock_and_takes_none_away(tmp_path):
             os.write(go[1], b".")
             print(os.waitpid(child, 0)[1])
     """
-    assert run(code, tmp_path / "table.npy") == "0\n"
+    assert run_python(code, tmp_path / "table.npy") == "0\n"
 
 
 def test_a_lock_file_that_says_nothing(tmp_path):

@@ -4,8 +4,6 @@ Do not break: each lazy table is compared with one that is made at once, bit by 
 """
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -222,7 +220,7 @@ def test_saved_and_quantised(tmp_path):
     assert np.array_equal(lazy(np.arange(V)), at_once(np.arange(V)))
 
 
-def test_memory():
+def test_memory(run_python):
     """256 GB, of which 20,000 rows are used; each takes a page of the table, perhaps two of the state, and of bits."""
     code = """
 import resource, numpy as np, fastembed
@@ -233,6 +231,4 @@ ids = np.random.default_rng(1).integers(0, 1_000_000_000, 20_000)
 optimizer.apply([table.gradient(ids, table(ids))], [table.embeddings])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) < 20_000 * 5 * 4 + 100_000  # kB
+    assert int(run_python(code)) < 20_000 * 5 * 4 + 100_000  # kB
