@@ -214,10 +214,18 @@ def test_training_goes_on(name, untouched, storage, tmp_path):
 
 
 def test_state_that_was_not_flushed_is_refused(tmp_path):
+    def full(*arguments, **named):
+        raise OSError("full")
+
     layer, optimizer = Embedding(V, D, initial()), optimizers.Adagrad(path=tmp_path)
     train(layer, optimizer, 0)
     optimizer.flush()
     assert re.search(r'"class_name": "Adagrad"', (tmp_path / "optimizer.json").read_text())
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="full"):  # the old one is gone by then
+        patch.setattr(np, "savez", full)
+        optimizer.flush()
+    assert not (tmp_path / "optimizer.json").exists()
+    optimizer.flush()
     train(layer, optimizer, 1)
     assert not (tmp_path / "optimizer.json").exists()
     del optimizer

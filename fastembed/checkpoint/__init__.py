@@ -9,7 +9,6 @@ How it lies on disk: series.py says it.
 """
 
 import contextlib
-import json
 import os
 from typing import NamedTuple
 
@@ -351,10 +350,7 @@ class Checkpoint:
 
     def _described(self):
         """The optimizer's class and arguments as JSON holds them, or None."""
-        if self.optimizer is None:
-            return None
-        settings = json.loads(json.dumps(self.optimizer.settings()))
-        return {"class_name": type(self.optimizer).__name__, "settings": settings}
+        return None if self.optimizer is None else self.optimizer.described()
 
     def _check_optimizer(self, saved):
         """Raises where the saved optimizer is another one."""

@@ -307,6 +307,10 @@ class Optimizer(serialization.Configurable):
         """All arguments by name but `name` and `learning_rate`: those that a checkpoint compares."""
         return {argument: getattr(self, argument) for argument in (*BASE, *self._own, *OURS)}
 
+    def described(self):
+        """Its class and settings(), as JSON holds them."""
+        return {"class_name": type(self).__name__, "settings": json.loads(json.dumps(self.settings()))}
+
     def snapshot(self):
         """(numbers, variables) for a checkpoint: counters by name, and what is kept of each variable."""
         rate = self._learning_rate if isinstance(self._learning_rate, float) else None
@@ -357,20 +361,19 @@ class Optimizer(serialization.Configurable):
         self.catch_up()  # who opens a table does not know yet of steps that its rows have to take
         with self.held([kept.variable for kept in self._variables.values()]):
             counters, known = self.snapshot()
-            described = {"class_name": type(self).__name__, "settings": _as_json(self.settings()), "counters": counters}
             variables, small = [], []
             for kept in known:
                 numbers, arrays = kept.snapshot()
                 in_files = kept.in_files()
                 small.append({**arrays, **{k: v for k, v in kept.memory().items() if k not in in_files}})
                 variables.append({"shape": list(kept.variable.shape), "numbers": numbers})
-            self.home.flush({**described, "variables": variables}, small)
+            self.home.flush({**self.described(), "counters": counters, "variables": variables}, small)
 
     def _go_on(self, about):
         """Takes up what flush() left."""
         try:
-            ours = type(self).__name__, _as_json(self.settings())
-            saved = about["class_name"], about["settings"]
+            ours = self.described()
+            saved = {key: about[key] for key in ours}
             if saved != ours:
                 raise ValueError(f"`path` must hold the state of {ours}. Received: {saved}")
             counters = about["counters"]
@@ -642,10 +645,6 @@ def _tell(variable, optimizer):
     """A table knows the optimizers that keep something of its rows."""
     if isinstance(variable, Table):
         variable.optimizers.add(optimizer)
-
-
-def _as_json(settings):
-    return json.loads(json.dumps(settings))
 
 
 def _gone_on_with(variable, number, saved, small, optimizer):

@@ -114,6 +114,7 @@ class Folder(Memory):
 
     def flush(self, about, small):
         """Forces all to disk. about: for optimizer.json, with "variables"; small: for each its arrays without files."""
+        self.changing()  # what is written now belongs to no earlier optimizer.json
         for array in self._arrays.values():
             array.flush()
         for number, arrays in enumerate(small):
