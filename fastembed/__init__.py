@@ -4,6 +4,7 @@ The public names and nothing else; see the README. May import: everything. Do no
 no thread, sets no environment variable, and imports no framework.
 """
 
+from importlib import import_module as _import_module
 from os.path import exists as _exists
 from os.path import join as _join
 
@@ -39,6 +40,16 @@ from fastembed.serialization import register_serializable
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table
 from fastembed.threads import get_num_threads, set_num_threads
+
+_BRIDGES = ("jax", "keras", "sklearn", "torch")
+
+
+def __getattr__(name):
+    """Imports a bridge to a framework when somebody asks for it."""
+    if name in _BRIDGES:
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Checkpoint",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peers import need
 
 import fastembed
 
@@ -19,6 +20,9 @@ MODULES = ["fastembed", *(found.name for found in pkgutil.walk_packages(fastembe
 
 
 def examples(name, **names):
+    framework = name.split(".")[1] if "." in name else name
+    if framework in ("jax", "keras", "sklearn", "torch"):  # a bridge
+        need(framework)
     module = importlib.import_module(name)
     return doctest.DocTestFinder(exclude_empty=True).find(
         module, extraglobs={"fastembed": fastembed, "np": np, **names}
