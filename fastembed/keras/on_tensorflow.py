@@ -1,0 +1,113 @@
+"""Look-ups and their gradients on TensorFlow.
+
+May import: tensorflow. Do not break: no IndexError leaves a function that TensorFlow calls, as it would be taken for
+the end of the data; and functions hold layers weakly, as TensorFlow keeps them for ever.
+"""
+
+import weakref
+
+import numpy as np
+import tensorflow as tf
+
+
+def check(layer):
+    """Any table will do."""
+
+
+def supports_jit():
+    """Raises where Keras was told to use XLA, which cannot call Python. Without a GPU it asks for no other reason."""
+    if tf.config.list_physical_devices("GPU"):
+        return False
+    raise ValueError("`jit_compile` must be False or 'auto' on TensorFlow: XLA cannot call fastembed. Received: True")
+
+
+def call_of(context):
+    """The call that look-ups belong to, an object with a __dict__; the model that is called; whether it is trained."""
+    return context, context.entry_layer, context.get_value("training")
+
+
+def eager():
+    """For `with`: values of variables can be read."""
+    return tf.init_scope()
+
+
+def place():
+    """What a look-up's token belongs to: the graph that is being made."""
+    return id(tf.compat.v1.get_default_graph())
+
+
+def flat_map(function, ids):
+    """function(ids), of ragged ids of their flat values."""
+    return ids.with_flat_values(function(ids.flat_values)) if isinstance(ids, tf.RaggedTensor) else function(ids)
+
+
+def opened(anchor, steps, call):
+    """The value of the anchor; when all gradients have come back to it, the table takes its step."""
+
+    step = weakref.WeakMethod(steps.step)
+
+    @tf.custom_gradient
+    def value_of(anchor):
+        def backward(upstream):
+            return _call(step, {"after": upstream})
+
+        return tf.identity(anchor), backward
+
+    return value_of(anchor.value)
+
+
+def look_up(trained, token, ids, weights, dtype):
+    """The rows of ids (ragged for ragged ids), or pooled bags, as `dtype`. token: what opened() gave, or None: the
+    table is frozen."""
+    ragged = ids if isinstance(ids, tf.RaggedTensor) else None
+    splits = None
+    if ragged is not None and trained.pools:
+        if ragged.ragged_rank != 1:
+            raise ValueError(f"`inputs` must be bags, of ragged rank 1. Received: ragged rank {ragged.ragged_rank}")
+        ids, splits = ragged.values, ragged.row_splits
+    elif ragged is not None:
+        ids = ragged.flat_values
+    weights = weights.flat_values if isinstance(weights, tf.RaggedTensor) else weights
+    rows = tf.cast(_rows(trained, token, ids=ids, row_splits=splits, weights=weights), dtype)
+    return rows if ragged is None or trained.pools else ragged.with_flat_values(rows)
+
+
+def _rows(trained, token, **operands):
+    operands = {name: tensor for name, tensor in operands.items() if tensor is not None}
+    bags = operands["row_splits"][1:] if "row_splits" in operands else operands["ids"]
+    shape = [*bags.shape[: 1 if trained.pools else None], trained.layer.output_dim]
+    frozen, weights = token is None, operands.get("weights")
+    dtype = trained.layer.compute_dtype
+    look_up, collect, gradient = map(weakref.WeakMethod, (trained.look_up, trained.collect, trained.weights_gradient))
+
+    @tf.custom_gradient
+    def rows_of(token, *_):
+        rows = _call(look_up, operands, dtype, shape)
+
+        def backward(upstream):
+            back = {**operands, "upstream": tf.convert_to_tensor(upstream)}  # it may be IndexedSlices
+            gradients = []
+            if weights is not None:
+                gradients.append(_call(gradient, back, weights.dtype, weights.shape))
+            return [None if frozen else _call(collect, back), *gradients]
+
+        return rows, backward
+
+    return rows_of(tf.constant(0.0) if frozen else token, *([] if weights is None else [weights]))
+
+
+def _call(method, operands, dtype="float32", shape=()):
+    """What a method, of which there is a weak reference, returns for arrays: a tensor; 0 for None. The calls of a graph
+    are in order."""
+    dtype = tf.as_dtype(dtype)
+
+    def called(*arrays):
+        try:
+            result = method()(**dict(zip(operands, arrays, strict=True)))
+        except IndexError as error:
+            raise ValueError(str(error)) from error
+        return np.asarray(0 if result is None else result, dtype.as_numpy_dtype)
+
+    result = tf.numpy_function(called, list(operands.values()), dtype)
+    result.set_shape(shape)
+    return result
