@@ -82,7 +82,7 @@ def _read(column, null_rows):
         if hasattr(column.array, "__arrow_array__") and column.dtype != object:
             return arrow.read(column.array.__arrow_array__(), null_rows)
         column = column.to_numpy()
-    if isinstance(column, (list, tuple)) or getattr(column, "dtype", None) == object:
+    if isinstance(column, (list, tuple)) or (isinstance(column, np.ndarray) and column.dtype == object):
         return _from_rows(column, null_rows)
     if arrow.is_column(column):
         return arrow.read(column, null_rows)
