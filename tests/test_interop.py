@@ -5,8 +5,10 @@ Do not break: "no copy" is checked against the memory of the other library, not 
 
 import array
 import gc
+import re
 import tracemalloc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -749,3 +751,17 @@ def test_nothing_is_imported(run_python):
         print(sorted({"pyarrow", "polars", "pandas", "awkward", "tensorflow", "torch"} & set(sys.modules)))
     """
     assert run_python(program) == "[]\n"
+
+
+def pages():
+    """The programs of docs/interop.md that need other libraries, by these."""
+    text = (Path(__file__).parents[1] / "docs" / "interop.md").read_text(encoding="utf-8")
+    programs = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
+    return [(sorted(set(re.findall(r"^import (\w+)", each, re.MULTILINE)) - {"fastembed"}), each) for each in programs]
+
+
+@pytest.mark.parametrize(("packages", "program"), pages(), ids=[" ".join(packages) for packages, _ in pages()])
+def test_page(packages, program):
+    for package in packages:
+        peer(package)
+    exec(program, {})

@@ -5,6 +5,10 @@ Do not break: what it learns is compared with what it was not told, so a transfo
 
 import inspect
 import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -346,3 +350,15 @@ def test_grid_search(backend, rng):
     with joblib.parallel_backend(backend):
         search = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X, y)
     assert np.array_equal(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"])
+
+
+def test_example(tmp_path):
+    """What the script prints: the pipeline with embeddings ranks far better."""
+    script = Path(__file__).parents[1] / "examples" / "data_frame.py"
+    if not script.exists():
+        pytest.skip("the tests lie without the examples")
+    need("pandas")
+    command = [sys.executable, "-W", "error", str(script), "--quick"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    plain, embedded = map(float, re.findall(r"AUC ([\d.]+)", printed))
+    assert embedded > 0.8 > plain + 0.1
