@@ -146,7 +146,7 @@ def array_of(array, name):
     if foreign:
         try:
             device = array.__dlpack_device__()[0]
-        except (BufferError, ValueError):  # in pieces, or without memory: __array__ knows
+        except (BufferError, TypeError, ValueError):  # it has none, as with nulls or in pieces: __array__ knows
             device = 1
         if device not in _ON_CPU:
             raise TypeError(
