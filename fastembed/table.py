@@ -94,17 +94,11 @@ class Table:
     def new_file(cls, path, shape, dtype, fill, **about):
         """A table in a new file that `fill(table)` has filled before the file gets its name. The space is taken first.
         Raises OSError where there is too little, or another writer."""
-        beside, table = f"{os.fspath(path)}.{os.getpid()}.new", cls.__new__(cls)
-        with _locked_file(path, "r+") as lock:
-            try:
-                table._set(files.new_rows(beside, shape, dtype), shape[1], path, lock=lock, **about)
-                fill(table)
-                os.replace(beside, path)
-                table._array.filename = os.path.abspath(path)
-            except BaseException:
-                if os.path.exists(beside):
-                    os.remove(beside)
-                raise
+        table = cls.__new__(cls)
+        with _locked_file(path, "r+") as lock, files.new_file(path, forced=False) as beside:
+            table._set(files.new_rows(beside, shape, dtype), shape[1], path, lock=lock, **about)
+            fill(table)
+        table._array.filename = os.path.abspath(path)
         return table
 
     @classmethod
