@@ -157,7 +157,9 @@ def array_of(array, name):
         return np.from_dlpack(array)
     try:
         return np.asarray(array)
-    except (ValueError, RuntimeError) as error:  # the second: torch's nested tensors
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not getattr(array, "is_nested", False):  # but torch's nested tensors
+            raise
         raise ValueError(
             f"`{name}` must be a rectangular array; for rows of different lengths use fastembed.Ragged.from_lists(...) "
             f"or fastembed.interop.as_ragged(...). Received: {name} of type {type(array).__name__}"

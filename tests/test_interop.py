@@ -179,6 +179,10 @@ def test_tensors_of_torch():
     assert ops.flat_ids(ids)[0].ctypes.data == ids.data_ptr()
     with pytest.raises(TypeError, match="cpu"):
         layer(ids.to("meta"))
+    with pytest.raises(RuntimeError, match="requires grad"):
+        layer(torch.ones(2, requires_grad=True))
+    with pytest.raises(ValueError, match="as_ragged"):
+        layer(torch.nested.nested_tensor([ids], layout=torch.jagged))
 
 
 def test_tensors_of_jax():

@@ -22,7 +22,7 @@ need("sklearn")
 from sklearn.base import clone  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.linear_model import LinearRegression, LogisticRegression  # noqa: E402
-from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
+from sklearn.model_selection import cross_val_score  # noqa: E402
 from sklearn.neighbors import KNeighborsClassifier  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
@@ -339,17 +339,28 @@ def test_pipeline(rng):
 
 
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
-def test_grid_search(backend, rng):
+def test_grid_search(backend, run_python):
     """In other processes, forked ones too, after threads of this one have worked."""
-    joblib = peer("joblib")
-    X, y = clicks(rng, 600)
-    EmbeddingTransformer(4).fit(X, y)
-    model = make_pipeline(EmbeddingTransformer(random_state=0), LogisticRegression())
-    grid = {"embeddingtransformer__output_dim": [2, 4], "embeddingtransformer__epochs": [1, 3]}
-    alone = GridSearchCV(model, grid, cv=2).fit(X, y)
-    with joblib.parallel_backend(backend):
-        search = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X, y)
-    assert np.array_equal(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"])
+    program = """
+        import sys
+        import joblib
+        import numpy as np
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV
+        from sklearn.pipeline import make_pipeline
+        from fastembed.sklearn import EmbeddingTransformer
+
+        if __name__ == "__main__":
+            rng = np.random.default_rng(0)
+            X, y = rng.integers(0, 40, (600, 2)), rng.integers(0, 2, 600)
+            model = make_pipeline(EmbeddingTransformer(random_state=0), LogisticRegression())
+            grid = {"embeddingtransformer__output_dim": [2, 4], "embeddingtransformer__epochs": [1, 3]}
+            alone = GridSearchCV(model, grid, cv=2).fit(X, y)
+            with joblib.parallel_backend(sys.argv[1]):
+                search = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X, y)
+            print(np.array_equal(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]))
+    """
+    assert run_python(program, backend) == "True\n"
 
 
 def test_example(tmp_path):
