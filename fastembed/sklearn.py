@@ -190,8 +190,8 @@ class EmbeddingTransformer(TransformerMixin, BaseEstimator):
                     f"input_features should have length equal to number of features ({self.n_features_in_}), got "
                     f"{len(names)}"
                 )
-        pairs = zip(names, self.layers_, strict=True)
-        return np.array([f"{name}_{k}" for name, layer in pairs for k in range(layer.output_dim)], object)
+        dims = [layer.output_dim for layer in self.layers_]
+        return np.array([f"{name}_{k}" for name, dim in zip(names, dims, strict=True) for k in range(dim)], object)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -222,7 +222,10 @@ class EmbeddingTransformer(TransformerMixin, BaseEstimator):
     def _columns(self, X, reset):
         """A list of arrays (samples,) and `Ragged`; what scikit-learn keeps of X is checked, or set."""
         if isinstance(X, Ragged):
-            return [validate_data(self, _OneColumn(X), reset=reset, skip_check_array=True).column]
+            columns = [validate_data(self, _OneColumn(X), reset=reset, skip_check_array=True).column]
+            if not reset and not isinstance(self.layers_[0], EmbeddingBag):
+                raise TypeError(f"`X` must have no lists, as it had none in `fit`. Received: {X!r}")
+            return columns
         names = getattr(X, "column_names", getattr(X, "columns", None))
         if names is None:
             X = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite=False)
@@ -332,8 +335,12 @@ def _flat(column):
 def _is_lists(column):
     kind = getattr(column, "dtype", getattr(column, "type", None))
     if isinstance(kind, np.dtype) and kind.kind == "O":
-        return any(isinstance(row, (list, tuple, np.ndarray)) for row in column)
+        return any(map(_is_list, column))
     return str(kind).lower().startswith(_LIST_TYPES)
+
+
+def _is_list(row):
+    return isinstance(row, (list, tuple)) or (hasattr(row, "__array__") and not isinstance(row, np.generic))
 
 
 def _lists(column):
@@ -342,7 +349,10 @@ def _lists(column):
         return as_ragged(column, null_rows="empty")
     except TypeError:
         rows = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
-    rows = [row if isinstance(row, (list, tuple)) or hasattr(row, "__array__") else () for row in rows]
+    rows = [row if _is_known(row) else () for row in rows]
+    other = next((row for row in rows if not _is_list(row)), None)
+    if other is not None:
+        raise TypeError(f"`X` must have lists in a column that had lists in `fit`. Received: {other!r}")
     values = np.empty(sum(map(len, rows)), object)
     values[:] = [value for row in rows for value in row]
     return Ragged.from_row_lengths(values, [len(row) for row in rows])
@@ -371,7 +381,7 @@ class _Vocabulary:
 
     def rows(self, values):
         """The rows of values, int64."""
-        if values.dtype == object or self.categories.dtype == object:
+        if values.dtype.kind != self.categories.dtype.kind or values.dtype == object:  # NumPy compares these as floats
             if self._rows is None:
                 self._rows = {value: row for row, value in enumerate(self.categories.tolist(), 1)}
             return np.fromiter((self._rows.get(value, 0) for value in values.tolist()), np.int64, len(values))
@@ -386,4 +396,4 @@ class _Vocabulary:
 
 def _is_known(value):
     """Whether a value is no null."""
-    return not (value is None or type(value).__name__ in ("NAType", "NaTType") or value != value)
+    return _is_list(value) or not (value is None or type(value).__name__ == "NAType" or value != value)

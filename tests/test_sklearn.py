@@ -85,6 +85,16 @@ def test_categories(values):
     assert (transformer.transform(np.array([["never seen"]], object)) == 0).all()
 
 
+def test_categories_are_compared_exactly():
+    """Where NumPy would compare as floats, too."""
+    transformer = EmbeddingTransformer(2, random_state=0).fit(np.array([[2**62], [2**62 + 1]]))
+    rows = transformer.layers_[0].embeddings.numpy()
+    for X in (np.array([[2**62 + 1]], np.uint64), np.array([[2**62 + 1]], object)):
+        assert np.array_equal(transformer.transform(X), rows[[2]])
+    assert (transformer.transform(np.array([[2**62 + 2]], np.uint64)) == 0).all()
+    assert np.array_equal(transformer.transform([[2.0**62]]), rows[[1]])
+
+
 def test_min_frequency():
     X = np.array([["a"], ["b"], ["a"], ["c"], ["a"], ["b"]], object)
     transformer = EmbeddingTransformer(2, min_frequency=2).fit(X, [0, 1, 0, 1, 0, 1])
@@ -154,6 +164,17 @@ def test_ragged():
     np.testing.assert_allclose(features, [table[2] + table[1], 0 * table[0], 2 * table[1] + table[3]], rtol=1e-6)
     with pytest.raises(ValueError, match="has 2 features, but EmbeddingTransformer is expecting 1"):
         transformer.transform([[1, 2]])
+    with pytest.raises(TypeError, match=r"must have lists in a column that had lists in `fit`. Received: .*1"):
+        transformer.transform([[1]])
+    with pytest.raises(TypeError, match="must have no lists"):
+        EmbeddingTransformer().fit([[1]]).transform(lists)
+    words = np.empty((3, 1), object)
+    words[:, 0] = [["a", "b"], None, ["a"]]
+    transformer.fit(words)
+    assert transformer.categories_[0].tolist() == ["a", "b"]
+    assert (transformer.transform(words)[1] == 0).all()
+    with pytest.raises(TypeError, match="Received: 'a'"):
+        transformer.transform(np.array([["a"]], object))
 
 
 def frames():
