@@ -10,7 +10,7 @@ import sys
 import tempfile
 
 import fastembed
-from fastembed import dtypes, formats, ops, saving
+from fastembed import dtypes, files, formats, ops, saving
 from fastembed.checkpoint import chain, series
 from fastembed.table import Table
 
@@ -163,7 +163,7 @@ def _read_words(path):
 
 
 def _write_words(words, path):
-    with saving.new_file(path) as beside, open(beside, "x", encoding="utf-8", newline="\n") as file:
+    with files.new_file(path) as beside, open(beside, "x", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{word}\n" for word in words)
 
 

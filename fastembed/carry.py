@@ -167,10 +167,7 @@ class Carry:
 
         def replace():
             new.flush()
-            with open(path, "rb") as file:
-                files.to_disk(file)
-            os.replace(path, new.filename)
-            files.directory_to_disk(os.path.dirname(new.filename))
+            files.put(path, new.filename)
 
         self._undo.callback(setattr, holder, name, old)
         setattr(holder, name, new)

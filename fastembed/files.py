@@ -1,4 +1,4 @@
-"""Tables in .npy files: memory maps, and one writer at a time.
+"""Tables in .npy files: memory maps, and one writer at a time; files that are there whole or not at all.
 
 May import: dtypes, memory. Do not break: whoever trains in a file holds its lock, and a lock is free as soon as its
 holder is dead, however it died.
@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import errno
 import io
+import json
 import mmap
 import os
 import platform
@@ -230,3 +231,39 @@ def directory_to_disk(path):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def new_file(path, forced=True):
+    """The name of a file beside `path`, for the block to make; it is then forced to disk (if `forced`) and
+    takes the name `path` at one stroke. After an error it is gone, and `path` is as it was."""
+    path = os.path.abspath(os.fspath(path))
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    beside = os.path.join(parent, f".{name}.{os.urandom(6).hex()}.saving")
+    try:
+        yield beside
+        if forced:
+            put(beside, path)
+        else:
+            os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+
+
+def put(beside, path):
+    """Forces a file to disk and gives it the name `path` in the same directory, at one stroke."""
+    with open(beside, "r+b") as file:
+        to_disk(file)
+    os.replace(beside, path)
+    directory_to_disk(os.path.dirname(path))
+
+
+def write_json(path, thing):
+    """json.dump, forced to disk."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(thing, file, indent=2)
+        to_disk(file)

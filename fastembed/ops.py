@@ -79,6 +79,7 @@ _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 _LARGE = 1 << 20  # numbers of an array whose place in memory matters
 _MAPPED = 1 << 25  # bytes of a table in pages of its own, with which it can grow
 _HUGE = 1 << 21  # bytes of a huge page: memory of a multiple of it keeps them when it moves
+_ON_CPU = (1, 3, 11, 13)  # DLPack's devices whose memory the processor reads: its own, pinned, managed
 # Above this a float no longer tells neighbouring integers apart.
 _EXACT = {2: 2**11, 4: 2**24, 8: 2**53}
 
@@ -133,6 +134,38 @@ def core_of(dtype):
 # ---- checks --------------------------------------------------------------------------------------------------------
 
 
+def array_of(array, name):
+    """As a NumPy array, without a copy where memory is the CPU's: an array, lists, whatever has the buffer protocol,
+    `__array_interface__`, `__array__` or `__dlpack__` (tensors of frameworks, columns of data frames).
+
+    Raises: TypeError for what lies on another device; ValueError for rows of different lengths.
+    """
+    if type(array) is np.ndarray:
+        return array
+    foreign = hasattr(array, "__dlpack_device__")
+    if foreign:
+        try:
+            device = array.__dlpack_device__()[0]
+        except (BufferError, TypeError, ValueError):  # it has none, as with nulls or in pieces: __array__ knows
+            device = 1
+        if device not in _ON_CPU:
+            raise TypeError(
+                f"`{name}` must be in the memory of the CPU. Received: {name} of type {type(array).__name__} on "
+                f"DLPack device {int(device)}"
+            )
+    if foreign and not hasattr(array, "__array__") and not hasattr(array, "__array_interface__"):
+        return np.from_dlpack(array)
+    try:
+        return np.asarray(array)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not getattr(array, "is_nested", False):  # but torch's nested tensors
+            raise
+        raise ValueError(
+            f"`{name}` must be a rectangular array; for rows of different lengths use fastembed.Ragged.from_lists(...) "
+            f"or fastembed.interop.as_ragged(...). Received: {name} of type {type(array).__name__}"
+        ) from error
+
+
 def flat_ids(ids, name="ids"):
     """`ids` as a one-dimensional contiguous int32 or int64 array, and their shape.
 
@@ -141,13 +174,7 @@ def flat_ids(ids, name="ids"):
     past int64.
     """
     if type(ids) is not np.ndarray:
-        try:
-            ids = np.asarray(ids)
-        except ValueError as error:
-            raise ValueError(
-                f"`{name}` must be a rectangular array of integers; for rows of different lengths use "
-                f"fastembed.Ragged.from_lists(...). Received: {name} of type {type(ids).__name__}"
-            ) from error
+        ids = array_of(ids, name)
         if ids.size == 0 and ids.dtype.kind == "f":  # NumPy's dtype of an empty list
             ids = ids.astype(np.int64)
     shape = ids.shape
@@ -183,7 +210,8 @@ def _integers(ids, name):
                 f"{ids.reshape(-1)[position]} at flat position {position}"
             )
         return ids.astype(_INT64)
-    raise TypeError(f"`{name}` must be integers. Received: {name} of dtype {ids.dtype}")
+    hint = "; of a column of lists fastembed.interop.as_ragged(...) makes ids" if kind == "O" else ""
+    raise TypeError(f"`{name}` must be integers{hint}. Received: {name} of dtype {ids.dtype}")
 
 
 def _index(position, shape):
@@ -220,7 +248,7 @@ def unmade(ids_n, num_rows, made):
 
 def check_splits(row_splits, num_values):
     """`row_splits` as an int32 or int64 array: starts at 0, never falls, ends at `num_values`."""
-    splits = np.asarray(row_splits)
+    splits = array_of(row_splits, "row_splits")
     if splits.size and splits.dtype not in (_INT32, _INT64):
         raise TypeError(f"`row_splits` must be int32 or int64. Received: dtype {splits.dtype}")
     if splits.ndim != 1 or splits.size == 0:
@@ -314,7 +342,7 @@ def check_table(table, name="table", writeable=False):
 
 def check_floats(array, shape, name, dtype=FLOAT32):
     """float32 or float64 as contiguous numbers of `dtype` (None: its own) in the given shape (None: any size there)."""
-    array = np.asarray(array)
+    array = array_of(array, name)
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise TypeError(f"`{name}` must be float32 or float64. Received: {name} of dtype {array.dtype}")
     if len(array.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):

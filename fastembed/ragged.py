@@ -55,7 +55,8 @@ class Ragged:
     Args:
         values: array of any dtype and shape `(n, ...)`: ids `(n,)`, vectors `(n, d)`; or another `Ragged` of
             n rows, which makes a nested one.
-        row_splits: int32 or int64, shape `(rows + 1,)`: starts at 0, never falls, ends at n.
+        row_splits: int32 or int64, shape `(rows + 1,)`: starts at 0, never falls, ends at n. Both may be arrays of
+            other libraries in the memory of the CPU (by `__array__`, `__array_interface__` or DLPack).
 
     Raises:
         TypeError: `row_splits` is neither int32 nor int64.
@@ -78,7 +79,7 @@ class Ragged:
 
     def __init__(self, values, row_splits):
         if not isinstance(values, Ragged):
-            values = np.asarray(values)
+            values = ops.array_of(values, "values")
             if values.ndim == 0:
                 raise ValueError(f"`values` must have at least one axis. Received: shape {values.shape}")
         splits = ops.check_splits(row_splits, len(values))
@@ -372,7 +373,7 @@ class Ragged:
         if isinstance(self._values, Ragged):
             return self._trusted(self._values.with_values(values), self._row_splits)
         if not isinstance(values, Ragged):
-            values = np.asarray(values)
+            values = ops.array_of(values, "values")
         if values.shape[:1] != self._values.shape[:1]:
             raise ValueError(f"`values` must have {len(self._values)} rows. Received: shape {values.shape}")
         return self._trusted(values, self._row_splits)

@@ -7,7 +7,6 @@ behind."""
 import contextlib
 import copy
 import ctypes
-import errno
 import json
 import os
 import shutil
@@ -47,7 +46,7 @@ def save(layer, path):
         for weight in layer.weights:
             with weight.lock:
                 _write_table(os.path.join(beside, f"{weight.name}.npy"), weight)
-        write_json(os.path.join(beside, "config.json"), _envelope(layer))
+        files.write_json(os.path.join(beside, "config.json"), _envelope(layer))
 
 
 def _envelope(layer):
@@ -161,13 +160,6 @@ def _write_table(path, table):
         files.to_disk(file)
 
 
-def write_json(path, thing):
-    """json.dump, forced to disk."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(thing, file, indent=2)
-        files.to_disk(file)
-
-
 def refuse_trained_in(path, arrays):
     """ValueError for an array that lives, and is trained, in a file of the directory `path`."""
     for array in arrays:
@@ -199,27 +191,6 @@ def new_directory(path, marker):
         files.directory_to_disk(parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # what failed, or the one that was replaced
-
-
-@contextlib.contextmanager
-def new_file(path):
-    """The name of a file beside `path`, for the block to make; it is then forced to disk and takes the name `path` at
-    one stroke. After an error it is gone, and `path` is as it was."""
-    path = os.path.abspath(os.fspath(path))
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    parent, name = os.path.split(path)
-    os.makedirs(parent, exist_ok=True)
-    beside = os.path.join(parent, f".{name}.{os.urandom(6).hex()}.saving")
-    try:
-        yield beside
-        with open(beside, "r+b") as file:
-            files.to_disk(file)
-        os.replace(beside, path)
-        files.directory_to_disk(parent)
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
 
 
 def _put(new, path):

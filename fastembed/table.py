@@ -1,8 +1,8 @@
 """Table: the matrix of embeddings, and where it lives.
 
-May import: carry, files, lazy, memory, ops, dtypes, threads. Do not break: `numpy()` is the memory itself, never a
-copy, and it keeps its address until `resize`; whatever reads rows goes through `numpy`, `current` or `read`, since rows
-may not be made yet and an optimizer may owe them steps; whatever changes them calls `changing` first.
+May import: capsules, carry, files, lazy, memory, ops, dtypes, threads. Do not break: `numpy()` is the memory itself,
+never a copy, and it keeps its address until `resize`; whatever reads rows goes through `numpy`, `current` or `read`,
+since rows may not be made yet and an optimizer may owe them steps; whatever changes them calls `changing` first.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import weakref
 
 import numpy as np
 
-from fastembed import dtypes, files, memory, ops
+from fastembed import capsules, dtypes, files, memory, ops
 from fastembed.carry import Carry, run
 from fastembed.lazy import Lazy, bits_of
 from fastembed.threads import Lock
@@ -94,17 +94,11 @@ class Table:
     def new_file(cls, path, shape, dtype, fill, **about):
         """A table in a new file that `fill(table)` has filled before the file gets its name. The space is taken first.
         Raises OSError where there is too little, or another writer."""
-        beside, table = f"{os.fspath(path)}.{os.getpid()}.new", cls.__new__(cls)
-        with _locked_file(path, "r+") as lock:
-            try:
-                table._set(files.new_rows(beside, shape, dtype), shape[1], path, lock=lock, **about)
-                fill(table)
-                os.replace(beside, path)
-                table._array.filename = os.path.abspath(path)
-            except BaseException:
-                if os.path.exists(beside):
-                    os.remove(beside)
-                raise
+        table = cls.__new__(cls)
+        with _locked_file(path, "r+") as lock, files.new_file(path, forced=False) as beside:
+            table._set(files.new_rows(beside, shape, dtype), shape[1], path, lock=lock, **about)
+            fill(table)
+        table._array.filename = os.path.abspath(path)
         return table
 
     @classmethod
@@ -315,7 +309,7 @@ class Table:
     def assign(self, array):
         """Copies an array of the same shape into the table; a constraint is then enforced. uint16 is bits of bfloat16;
         what `numpy()` of a table of the same codes gives is copied as it is."""
-        array = np.asarray(array)
+        array = ops.array_of(array, "array")
         self.check_numbers(array, "array")
         rows = ops.rows_of(self._rows, writeable=True)
         coded = rows.storage in dtypes.QUANTISED and array.dtype.names is None
@@ -476,6 +470,35 @@ class Table:
         if copy is False:
             raise ValueError(f"`dtype` must be {self.dtype} where nothing may be copied. Received: dtype={dtype}")
         return np.asarray(self.to_float32(), wanted)
+
+    @property
+    def __array_interface__(self):
+        # For NumPy and others, to the memory itself. Its "data" is an array, not an address, so that who reads it holds
+        # the memory: `resize` then copies. Where only asking would change rows, or there are no numbers: __array__.
+        if self.behind or self.dtype.kind != "f":
+            raise AttributeError(f"no __array_interface__ of {self!r}: use np.asarray(table)")
+        array = self._array
+        return {"version": 3, "shape": array.shape, "typestr": array.dtype.str, "data": array}
+
+    def __dlpack_device__(self):
+        return 1, 0  # the CPU
+
+    def __dlpack__(self, **arguments):
+        """The table's own memory for other libraries, as `numpy()` gives it: np.from_dlpack, torch.from_dlpack, ...
+
+        Args:
+            **arguments: DLPack's `stream`, `max_version`, `dl_device` and `copy`, as NumPy's arrays take them.
+
+        Raises:
+            BufferError: int8, int4 and int2, which are no numbers to DLPack; a table that is open for reading alone,
+                for a library that cannot be told so (DLPack before 1.0).
+        """
+        if self.storage in dtypes.QUANTISED:
+            raise BufferError(f"DLPack has no dtype of {self.storage} with scales: export `to_float32()`")
+        array = self.numpy()
+        if self.storage != "bfloat16":
+            return array.__dlpack__(**arguments)
+        return capsules.bfloat16(array.view(np.uint16).__dlpack__(**arguments))
 
     def __len__(self):
         return len(self._rows)

@@ -20,7 +20,7 @@ PACKAGE = Path(fastembed.__file__).parent
 FLOORS = [
     {"__init__", "__main__"},
     {"jax", "keras", "sklearn", "torch"},
-    {"bridge", "interop"},
+    {"arrow", "bridge", "interop"},
     {"_config", "formats", "layers"},
     {"checkpoint", "estimate", "saving"},
     {"constraints", "initializers", "optimizers", "regularizers", "schedules", "serialization"},
@@ -28,13 +28,18 @@ FLOORS = [
     {"carry", "lazy"},
     {"ops"},
     {"files"},
-    {"_core", "_core64", "_version", "dtypes", "memory", "threads"},
+    {"_core", "_core64", "_version", "capsules", "dtypes", "memory", "threads"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 MODULES = sorted(FILES)  # "ops", "layers", "layers.embedding", ...
-EXTRAS = {"checkpoint.files": {"tqdm"}, "formats.hdf5": {"h5py"}, "__main__": {"tqdm"}}  # imported inside functions
+EXTRAS = {  # imported inside functions
+    "checkpoint.files": {"tqdm"},
+    "formats.hdf5": {"h5py"},
+    "interop": {"awkward", "pandas", "polars", "pyarrow", "tensorflow", "torch"},
+    "__main__": {"tqdm"},
+}
 # What bridges are to; they import it at once, and nobody imports them.
 BRIDGES = {"jax": {"jax"}, "keras": {"jax", "keras", "tensorflow", "torch"}, "sklearn": {"sklearn"}, "torch": {"torch"}}
 

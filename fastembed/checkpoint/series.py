@@ -25,7 +25,7 @@ import zlib
 
 from fastembed import saving
 from fastembed._version import __version__
-from fastembed.files import FileLock, directory_to_disk
+from fastembed.files import FileLock, directory_to_disk, new_file, write_json
 
 FORMAT = 2
 LIST, SAVE = "checkpoint.json", "save.json"
@@ -168,7 +168,7 @@ class NewSave:
     def commit(self, about, after, keep, folds=None):
         """Puts the save in its place, where all files of it are on disk but save.json. `keep` saves remain, and what
         they need. folds: the entry of a save that is the same and needs not remain. Returns the entry of this one."""
-        saving.write_json(os.path.join(self.folder, SAVE), about)
+        write_json(os.path.join(self.folder, SAVE), about)
         with open(os.path.join(self.folder, SAVE), "rb") as file:
             digest = zlib.crc32(file.read())
         directory_to_disk(self.folder)
@@ -180,7 +180,7 @@ class NewSave:
         earlier = [one for one in self.saves if one != folds]
         kept = _with_chains([*earlier, entry][-keep:], [*self.saves, entry])
         listed = {"format": FORMAT, "fastembed": __version__, "saves": kept}
-        with saving.new_file(self._list) as beside, open(beside, "w", encoding="utf-8") as file:
+        with new_file(self._list) as beside, open(beside, "w", encoding="utf-8") as file:
             json.dump({**listed, "crc32": _digest(listed)}, file, indent=2)
         if self._new:
             directory_to_disk(os.path.dirname(self._path))

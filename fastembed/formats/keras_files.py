@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from typing import NamedTuple
 
-from fastembed import dtypes, saving, serialization
+from fastembed import dtypes, files, serialization
 from fastembed._version import __version__
 from fastembed.formats import hdf5, keras_codes, matrix
 from fastembed.formats.matrix import Matrix
@@ -370,7 +370,7 @@ def save(layer, path, format, vocabulary, progress):
     fill, storage = _fill_keras2 if keras2 else _fill_weights, dtypes.policy(_policy(layer)).storage
     if keras2 and storage == "bfloat16":  # which Keras, of any version, writes but does not read
         storage = "float32"
-    with saving.new_file(path) as beside, layer.embeddings.lock:
+    with files.new_file(path) as beside, layer.embeddings.lock:
         rows, folder = matrix.pieces(layer, storage, progress), os.path.dirname(beside)
         content = hdf5.pieces(lambda file: fill(file, layer, storage), rows, folder)
         if format != "keras":

@@ -1,6 +1,6 @@
 """Arrays in files of NumPy: `.npy`, and `.npz` with several.
 
-May import: matrix, saving. Do not break: nothing is unpickled; what np.load reads without pickles we read, and
+May import: files, matrix. Do not break: nothing is unpickled; what np.load reads without pickles we read, and
 np.load reads what we write.
 """
 
@@ -13,7 +13,7 @@ import zipfile
 
 import numpy as np
 
-from fastembed import saving
+from fastembed import files
 from fastembed.formats import matrix
 from fastembed.formats.matrix import Matrix
 
@@ -100,7 +100,7 @@ def save(layer, path, format, vocabulary, progress):
     header = io.BytesIO()
     of_array = {"descr": np.dtype(storage).str, "fortran_order": False, "shape": (layer.input_dim, layer.output_dim)}
     np.lib.format.write_array_header_1_0(header, of_array)
-    with saving.new_file(path) as beside, layer.embeddings.lock:
+    with files.new_file(path) as beside, layer.embeddings.lock:
         rows = matrix.pieces(layer, storage, progress)
         if format == "npy":
             with open(beside, "xb") as file:

@@ -1,6 +1,6 @@
 """Tensors in `.safetensors` files: eight bytes with the length of a header, the header in JSON, the bytes of tensors.
 
-May import: matrix, saving, dtypes. Do not break: what a header says is believed only as far as the bytes are there,
+May import: files, matrix, dtypes. Do not break: what a header says is believed only as far as the bytes are there,
 each of them of one tensor.
 
 The package of this name is not used: its writer takes the whole table as bytes in memory, and its reader gives NumPy
@@ -15,7 +15,7 @@ import struct
 
 import numpy as np
 
-from fastembed import dtypes, saving
+from fastembed import dtypes, files
 from fastembed.formats import matrix
 from fastembed.formats.matrix import Matrix
 
@@ -112,6 +112,6 @@ def save(layer, path, format, vocabulary, progress):
         raise ValueError(f"`layer.name` must be one that a tensor can have. Received: name={layer.name!r}")
     header = json.dumps({"__metadata__": {"format": "pt"}, layer.name: tensor}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    with saving.new_file(path) as beside, layer.embeddings.lock, open(beside, "xb") as file:
+    with files.new_file(path) as beside, layer.embeddings.lock, open(beside, "xb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         file.writelines(matrix.pieces(layer, storage, progress))

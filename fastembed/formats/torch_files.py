@@ -1,6 +1,6 @@
 """Tensors in files of torch: what `torch.save` makes of a state dict, since torch 1.6 a zip file.
 
-May import: matrix, pickles, saving. Do not break: a file is data. Nothing of its pickle is imported or run, and
+May import: files, matrix, pickles. Do not break: a file is data. Nothing of its pickle is imported or run, and
 `torch.load(path, weights_only=True)` reads what we write.
 
 A file `name.pt` has the members `name/data.pkl`, a pickle in which the bytes of a tensor are a persistent id
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastembed import saving
+from fastembed import files
 from fastembed.formats import matrix, pickles
 from fastembed.formats.matrix import Matrix
 
@@ -173,7 +173,7 @@ def save(layer, path, format, vocabulary, progress):
     """Writes a layer; see `fastembed.formats.save`."""
     storage = matrix.plain(layer)
     content = _pickle(storage, layer.input_dim, layer.output_dim)
-    with saving.new_file(path) as beside, layer.embeddings.lock, zipfile.ZipFile(beside, "x") as archive:
+    with files.new_file(path) as beside, layer.embeddings.lock, zipfile.ZipFile(beside, "x") as archive:
         archive.writestr("archive/data.pkl", content)
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/version", "3\n")

@@ -1,6 +1,6 @@
 """Words and their vectors: word2vec's text and binary files, and GloVe's text, which has no first line.
 
-May import: matrix, saving. Do not break: a word is whatever bytes stand before its numbers; it is looked at only where
+May import: files, matrix. Do not break: a word is whatever bytes stand before its numbers; it is looked at only where
 somebody asks for words, and a row is never left out.
 
 Text: a line for each word, of the word and its numbers with single spaces between them; word2vec's has a line before,
@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from fastembed import saving
+from fastembed import files
 from fastembed.formats import matrix
 from fastembed.formats.matrix import Matrix
 
@@ -227,7 +227,7 @@ def save(layer, path, format, vocabulary, progress):
     """Writes a layer; see `fastembed.formats.save`."""
     encoded = check(vocabulary, layer.input_dim)
     write = _write_binary if format == "word2vec_binary" else _write_text
-    with saving.new_file(path) as beside, layer.embeddings.lock, open(beside, "xb") as file:
+    with files.new_file(path) as beside, layer.embeddings.lock, open(beside, "xb") as file:
         if format != "glove":
             file.write(b"%d %d\n" % (layer.input_dim, layer.output_dim))
         for row, values_nd in layer.merged_blocks():

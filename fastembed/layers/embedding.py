@@ -223,7 +223,7 @@ class Embedding:
     @staticmethod
     def _check_weights(array, shape):
         """An array of numbers of this shape; or of codes, which Table.check_numbers looks at."""
-        array = np.asarray(array)
+        array = ops.array_of(array, "weights")
         if array.shape != shape and array.dtype.names is None:
             raise ValueError(f"`weights` must have shape {shape}. Received: shape {array.shape}")
         if array.dtype.kind not in "fiu" and dtypes.name_of(array.dtype)[0] is None:
@@ -425,7 +425,8 @@ class Embedding:
         """Returns the rows of ids.
 
         Args:
-            ids: integers of any shape (arrays, nested lists, scalars), or a `Ragged` of them.
+            ids: integers of any shape (arrays, nested lists, scalars; tensors of frameworks and columns of data frames,
+                not copied where their memory is the CPU's), or a `Ragged` of them (see fastembed.interop).
             out: array of `compute_dtype` and of shape ids.shape + (output_dim,) to write to (for a `Ragged`: of its
                 flat values).
 
@@ -496,11 +497,11 @@ class Embedding:
 
     def _upstream_shape(self, ids):
         """The shape of what `call` returns, flat."""
-        return (*np.shape(ids.flat_values if isinstance(ids, Ragged) else ids), self.output_dim)
+        return (*(ids.flat_values if isinstance(ids, Ragged) else ops.array_of(ids, "ids")).shape, self.output_dim)
 
     def _upstream(self, ids, upstream, weights):
         """The upstream gradient as a matrix, with the activity regularizer's part in it."""
-        upstream = np.asarray(_flat_like(ids, upstream, "upstream"))
+        upstream = ops.array_of(_flat_like(ids, upstream, "upstream"), "upstream")
         shape = self._upstream_shape(ids)
         if upstream.shape != shape:
             raise ValueError(f"`upstream` must have shape {shape}. Received: {upstream.shape}")
@@ -566,7 +567,7 @@ class Embedding:
         """
         if not self.mask_zero:
             return None
-        ids = inputs.flat_values if isinstance(inputs, Ragged) else np.asarray(inputs)
+        ids = inputs.flat_values if isinstance(inputs, Ragged) else ops.array_of(inputs, "inputs")
         if ids.dtype.kind not in "biuf":
             raise TypeError(f"`inputs` must be numbers. Received: inputs of dtype {ids.dtype}")
         mask = np.not_equal(ids, 0)

@@ -89,7 +89,7 @@ class EmbeddingBag(Embedding):
         if len(shape) != 2:
             raise ValueError(f"`ids` must have shape (batch, k) or be a Ragged. Received: shape {shape}")
         if weights is not None:
-            weights = np.asarray(weights)
+            weights = ops.array_of(weights, "weights")
             if weights.shape != shape:
                 raise ValueError(f"`weights` must have the shape of ids, {shape}. Received: shape {weights.shape}")
             weights = weights.reshape(-1)

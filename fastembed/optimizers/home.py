@@ -55,6 +55,9 @@ class Folder(Memory):
         os.makedirs(self.path, exist_ok=True)
         self._lock = files.FileLock(self._name(_FILE))
         self._arrays = {}  # by file
+        for name in os.listdir(self.path):
+            if name.startswith(f".{_FILE}."):  # a killed process has left it
+                os.remove(self._name(name))
         try:
             with open(self._name(_FILE), encoding="utf-8") as file:
                 self.about = json.load(file)
@@ -121,12 +124,8 @@ class Folder(Memory):
             with open(self._name(f"{number}.small.npz"), "wb") as file:
                 np.savez(file, **arrays)
                 files.to_disk(file)
-        beside = self._name(f".{_FILE}.new")
-        with open(beside, "w", encoding="utf-8") as file:
+        with files.new_file(self._name(_FILE)) as beside, open(beside, "w", encoding="utf-8") as file:
             json.dump({"format": _FORMAT, **about}, file, indent=2)
-            files.to_disk(file)
-        os.replace(beside, self._name(_FILE))
-        files.directory_to_disk(self.path)
         self._whole, self._torn = True, False
 
 
