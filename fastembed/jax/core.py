@@ -1,7 +1,7 @@
 """Look-ups of a `bridge.Trained` in JAX programs, and steps of its optimizer in their backward passes.
 
-May import: bridge, jax.ffi, jax.ids. Do not break: what must come first is an operand of what comes later. A gradient
-is taken over after its look-up, a step comes after the gradients of all look-ups, the next look-up after the step.
+May import: bridge, layers, jax.ffi, jax.ids. Do not break: what must come first is an operand of what comes later. A
+gradient is taken over after its look-up, a step after the gradients of all look-ups, the next look-up after the step.
 
     anchor -> open -> token -> look_up -> rows           forward: the token is the number of this run
     anchor <- step <- token <- collect <- upstream       backward: zeros, each a result of what had to be done before
@@ -39,9 +39,22 @@ def _begin(results, trained, anchor, place):
 
 @ffi.function
 def _look_up(results, trained, token, ids, pairs, row_splits, weights):
-    if isinstance(trained, Trained):
-        trained.look_up(ids if pairs is None else wide(pairs), row_splits, weights, results[0])
+    trained.look_up(ids if pairs is None else wide(pairs), row_splits, weights, results[0])
     results[1][...] = 0
+
+
+@ffi.function
+def _read(results, layer, after, ids, pairs, row_splits, weights):
+    Trained(layer).look_up(ids if pairs is None else wide(pairs), row_splits, weights, results[0])
+
+
+@ffi.function
+def _update(results, layer, optimizer, after, upstream, ids, pairs, row_splits, weights):
+    trained = Trained(layer, optimizer)
+    layer.build()
+    trained.collect(ids if pairs is None else wide(pairs), upstream, row_splits, weights)
+    trained.step()
+    results[0][...] = 0
 
 
 @ffi.function
@@ -52,9 +65,8 @@ def _collect(results, trained, token, after, upstream, ids, pairs, row_splits, w
             _waiting.pop(next(iter(_waiting)))
         own = _waiting.setdefault(run, Trained(trained.layer, trained.optimizer))
         ids = ids if pairs is None else wide(pairs)
-        # The memory is XLA's, and the step comes after this call.
-        ids, upstream, row_splits, weights = (None if x is None else x.copy() for x in (ids, upstream, row_splits, weights))
-        own.collect(ids, upstream, row_splits, weights)
+        given = (ids, upstream, row_splits, weights)
+        own.collect(*(None if array is None else array.copy() for array in given))  # the memory is XLA's
     results[0][...] = 0
 
 
@@ -164,17 +176,39 @@ def _operands(layer, ids, row_splits, weights):
     return ids, row_splits, weights
 
 
-def _shape(layer, ids, row_splits):
-    """The shape of what a look-up returns."""
-    if row_splits is not None and isinstance(layer, EmbeddingBag):
-        return (len(row_splits) - 1, layer.output_dim)
-    lead = ids.shape[:1] if isinstance(layer, EmbeddingBag) else ids.shape
-    return (*lead, layer.output_dim)
+def _rows_of(layer, ids, row_splits):
+    """The shape and dtype of what a look-up returns."""
+    if isinstance(layer, EmbeddingBag):
+        shape = ids.shape[:1] if row_splits is None else (len(row_splits) - 1,)
+    else:
+        shape = ids.shape
+    return jax.ShapeDtypeStruct((*shape, layer.output_dim), jnp.dtype(layer.compute_dtype))
+
+
+def read(layer, after, ids, row_splits=None, weights=None):
+    """`look_up` without a gradient, of a layer that the caller keeps alive. after: an array, or None."""
+    ids, row_splits, weights = _operands(layer, ids, row_splits, weights)
+    rows = _rows_of(layer, ids, row_splits)
+    return ffi.call(_read, rows, [layer], [_before(after), *_split(ids), row_splits, weights])
+
+
+def update(layer, optimizer, after, upstream, ids, row_splits=None, weights=None):
+    """A step with this gradient, of a layer and an optimizer that the caller keeps alive; returns a float32 0."""
+    ids, row_splits, weights = _operands(layer, ids, row_splits, weights)
+    rows = _rows_of(layer, ids, row_splits)
+    upstream = jnp.asarray(upstream, rows.dtype)
+    if upstream.shape != rows.shape:
+        raise ValueError(f"`upstream` must have shape {rows.shape}. Received: {upstream.shape}")
+    operands = [_before(after), upstream, *_split(ids), row_splits, weights]
+    return ffi.call(_update, _ZERO, [layer, optimizer], operands, has_side_effect=True)
+
+
+def _before(after):
+    return None if after is None else jax.lax.stop_gradient(after)
 
 
 def _call_look_up(trained, token, ids, row_splits, weights):
-    layer = trained.layer
-    rows = jax.ShapeDtypeStruct(_shape(layer, ids, row_splits), jnp.dtype(layer.compute_dtype))
+    rows = _rows_of(trained.layer, ids, row_splits)
     return ffi.call(_look_up, [rows, _ZERO], [trained], [token, *_split(ids), row_splits, weights])
 
 
