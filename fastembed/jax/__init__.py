@@ -22,6 +22,9 @@ from fastembed.ragged import Ragged
 
 __all__ = ["Embedding", "EmbeddingBag", "Ids", "Layer", "Token", "look_up", "update", "wrap"]
 
+# What is being traced at this moment; to be compared alone. It has moved.
+_trace_state = getattr(jax.extend.core, "get_opaque_trace_state", None) or jax.core.get_opaque_trace_state
+
 
 @jax.tree_util.register_pytree_node_class
 class Token:
@@ -121,7 +124,7 @@ class Layer:
         """
         if not isinstance(anchor, jax.core.Tracer):
             return Token(core.open(self.trained, anchor))
-        state = jax.extend.core.get_opaque_trace_state(convention="fastembed")
+        state = _trace_state(convention="fastembed")
         if self._opened is not None:
             last, traced, token = self._opened
             if last() is anchor and traced == state:

@@ -11,13 +11,15 @@ interface, whose C structs are described below; their layout is that of version 
 import ctypes
 import itertools
 import math
+import pathlib
+import re
 import weakref
 
 import jax
 import numpy as np
 
 TARGET = "fastembed"
-MAJOR = 0  # of the interface's version; a minor one only adds fields at the end of structs
+MAJOR = 0  # of the interface's version; another minor one only adds fields at the end of structs
 _METADATA, _EXECUTE = 1, 3  # an extension type, an execution stage
 # Codes of errors by type; any other is INTERNAL.
 _CODES = {IndexError: 11, ValueError: 3, TypeError: 3, MemoryError: 8, NotImplementedError: 12}
@@ -126,13 +128,28 @@ def _thing(number):
     return thing
 
 
+def _version():
+    """(major, minor) of the interface of the jaxlib that is installed, from its header."""
+    header = pathlib.Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text(encoding="utf-8")
+    major, minor = (int(re.search(rf"#define XLA_FFI_API_{part} (\d+)", header)[1]) for part in ("MAJOR", "MINOR"))
+    if major != MAJOR:
+        raise ImportError(
+            f"fastembed.jax must have version {MAJOR} of XLA's foreign function interface. Received: {major}.{minor}, "
+            f"in JAX {jax.__version__}"
+        )
+    return major, minor
+
+
+_VERSION = _version()
+
+
 @ctypes.CFUNCTYPE(_pointer, ctypes.POINTER(_Frame))
 def _handler(frame_pointer):
     """What XLA calls."""
     frame = frame_pointer.contents
     if frame.extension and frame.extension.contents.type == _METADATA:  # asked before the first call
         version = frame.extension.contents.metadata.contents.version
-        version.major, version.minor = MAJOR, frame.api.contents.version.minor  # XLA refuses another major version
+        version.major, version.minor = _VERSION
         return None
     if frame.stage != _EXECUTE:
         return None
