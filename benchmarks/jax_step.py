@@ -1,9 +1,9 @@
 """What does the bridge to JAX cost? The standard step (EmbeddingBag, sum) inside `jit` against the plain library's, and
 against JAX's own look-up with dense gradients.
 
-May import: fastembed, jax, _harness, training_step. Do not break: before anything is timed, one step of every contestant
-on its full table is checked, row by row, against the formulas in float64. The bridge and the plain library train one
-table with one optimizer, in turns.
+May import: fastembed, jax, _harness, training_step. Do not break: before anything is timed, one step of every
+contestant on its full table is checked, row by row, against the formulas in float64. The bridge and the plain library
+train one table with one optimizer, in turns.
 """
 
 import gc

@@ -4,12 +4,16 @@ Do not break: trained weights are compared with `jnp.take` and dense optimizers 
 """
 
 import gc
+import inspect
 import os
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from peers import need, peer
+from test_floors import public
 
 import fastembed
 
@@ -332,6 +336,36 @@ def test_vmap(jit, rng):
         assert words.optimizer.iterations == 1
 
 
+def test_gradients_of_single_examples(rng):
+    """`vmap` of `grad`: one step with the sum."""
+    values, ids = table(rng), rng.integers(0, V, (6, 4, 3))
+    words = bag(values, fastembed.optimizers.Adagrad(0.05))
+    grads = jax.jit(jax.vmap(jax.grad(lambda a, ids: (words(a, ids) ** 2).sum()), (None, 0)))(words.init(), ids)
+    assert grads.tolist() == [0] * 6
+    gradient = jax.grad(lambda w: (jnp.take(w, ids, axis=0).sum(2) ** 2).sum())(jnp.asarray(values))
+    first, take_step = dense("Adagrad")
+    expected = take_step(jnp.asarray(values), gradient, first, 1)[0]
+    np.testing.assert_allclose(weights_of(words), expected, rtol=1e-4, atol=1e-5)
+    assert words.optimizer.iterations == 1
+
+
+def test_many_uses_give_the_same_bits(rng):
+    """In whichever order XLA's threads hand over the gradients."""
+    values, ids = table(rng, 500, 64), rng.integers(0, 500, (12, 300, 4))
+    results = []
+    for _ in range(5):
+        words = bag(values, fastembed.optimizers.SGD(0.1))
+
+        def loss(anchor, words=words):
+            return sum((jnp.tanh(words(anchor, part)) ** 2).sum() for part in ids)
+
+        step, anchor = jax.jit(lambda anchor, loss=loss: anchor - jax.grad(loss)(anchor)), words.init()
+        for _ in range(5):
+            anchor = step(anchor)
+        results.append(weights_of(words).copy())
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
 def test_without_jit_and_with_donated_buffers(rng):
     values, ids = table(rng), rng.integers(0, V, (4, 3))
     results = []
@@ -591,8 +625,8 @@ def test_a_program_that_outlives_its_layer(rng):
 # ---- the rest of a training ------------------------------------------------------------------------------------------
 
 
-def training(words, steps, ids, anchor=None, checkpoint=None):
-    """A function that takes steps of a small model."""
+def training(words, steps, ids):
+    """Takes steps of a small model."""
 
     @jax.jit
     def step(anchor, ids):
@@ -685,6 +719,28 @@ def test_threads(run_python):
         assert (words.layer.embeddings.numpy() == -300).all()
         """,
         timeout=120,
+    )
+
+
+@pytest.mark.parametrize("what", ["look-up", "step"])
+def test_the_end_of_a_process(what, run_python):
+    """A program that is still running then neither hangs nor crashes; a step is taken."""
+    run_python(
+        """
+        import sys
+        import jax, numpy as np
+        import jax.numpy as jnp
+        import fastembed
+
+        words = fastembed.jax.Embedding(20_000, 64, "zeros", optimizer=fastembed.optimizers.SGD(1.0))
+        ids = jnp.arange(400_000) % 20_000
+        run = words if sys.argv[1] == "look-up" else jax.grad(lambda a, ids: words(a, ids).sum())
+        run = jax.jit(run)
+        anchor = words.init()
+        for _ in range(3):
+            run(anchor, ids)
+        """,
+        what,
     )
 
 
@@ -782,3 +838,22 @@ def test_memory(run_python):
         timeout=120,
     )
     assert float(printed) < 100
+
+
+def test_example(run_python):
+    """examples/jax_model.py learns something that it has not seen."""
+    example = Path(__file__).parents[1] / "examples" / "jax_model.py"
+    printed = run_python(
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')",
+        example,
+        "--quick",
+        timeout=180,
+    )
+    before, after = map(float, re.search(r"held-out text: (\S+) .* untrained, (\S+) trained", printed).groups())
+    assert 6 < before < 7 and after < 3
+
+
+def test_docstrings():
+    """Everything public has one."""
+    for module in (fastembed.jax, fastembed.jax.core, fastembed.jax.ffi, fastembed.jax.ids):
+        assert [name for name, thing in public(module) if not inspect.getdoc(thing)] == []

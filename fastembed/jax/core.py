@@ -1,7 +1,8 @@
 """Look-ups of a `bridge.Trained` in JAX programs, and steps of its optimizer in their backward passes.
 
-May import: bridge, layers, jax.ffi, jax.ids. Do not break: what must come first is an operand of what comes later. A
-gradient is taken over after its look-up, a step after the gradients of all look-ups, the next look-up after the step.
+May import: bridge, layers, threads, jax.ffi, jax.ids. Do not break: what must come first is an operand of what comes
+later. A gradient is taken over after its look-up, a step after the gradients of all look-ups, the next look-up after
+the step.
 
     anchor -> open -> token -> look_up -> rows           forward: the token is the number of this run
     anchor <- step <- token <- collect <- upstream       backward: zeros, each a result of what had to be done before
@@ -12,6 +13,7 @@ pass: the cotangent of a token is a sum over all its look-ups, so that the step 
 
 import functools
 import itertools
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +23,14 @@ from fastembed.bridge import Trained
 from fastembed.jax import ffi
 from fastembed.jax.ids import Ids, traced, wide
 from fastembed.layers import EmbeddingBag
+from fastembed.threads import Lock
 
 _ZERO = jax.ShapeDtypeStruct((), np.float32)
 _RUNS = 1 << 24  # numbers of runs, which a float32 holds exactly
 _MOST_WAITING = 64  # runs that wait for their step; more can only be left over from programs that failed
-_runs, _opens = itertools.count(), itertools.count()
-_waiting = {}  # run: Trained, with its gradients
+_runs, _places = itertools.count(), itertools.count()
+_waiting = {}  # the gradients of a run, by its number: (place in the program, what `Trained.collect` takes)
+_lock = Lock()
 
 
 # ---- on the host -----------------------------------------------------------------------------------------------------
@@ -58,23 +62,25 @@ def _update(results, layer, optimizer, after, upstream, ids, pairs, row_splits, 
 
 
 @ffi.function
-def _collect(results, trained, token, after, upstream, ids, pairs, row_splits, weights):
+def _collect(results, trained, token, place, after, upstream, ids, pairs, row_splits, weights):
     if trained.trains and trained.optimizer is not None:
-        run = int(token)
-        while len(_waiting) >= _MOST_WAITING:
-            _waiting.pop(next(iter(_waiting)))
-        own = _waiting.setdefault(run, Trained(trained.layer, trained.optimizer))
-        ids = ids if pairs is None else wide(pairs)
-        given = (ids, upstream, row_splits, weights)
-        own.collect(*(None if array is None else array.copy() for array in given))  # the memory is XLA's
+        given = (ids if pairs is None else wide(pairs), upstream, row_splits, weights)
+        copies = [None if array is None else array.copy() for array in given]  # the memory is XLA's
+        with _lock:
+            _waiting.setdefault(int(token), []).append((int(place), copies))
+            if len(_waiting) > _MOST_WAITING:
+                del _waiting[next(iter(_waiting))]
     results[0][...] = 0
 
 
 @ffi.function
 def _step(results, trained, token, after):
-    own = _waiting.pop(int(token), None)
-    if own is not None:
-        own.step()
+    with _lock:
+        gradients = _waiting.pop(int(token), [])
+    own = Trained(trained.layer, trained.optimizer)
+    for _, gradient in sorted(gradients, key=itemgetter(0)):  # they may come in any order; sums depend on it
+        own.collect(*gradient)
+    own.step()
     results[0][...] = 0
 
 
@@ -111,8 +117,12 @@ def open(trained, anchor):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _open(trained, anchor):
-    place = np.int32(next(_opens) % (1 << 31))  # equal calls at different places of a program stay two
-    return ffi.call(_begin, _ZERO, [trained], [anchor, place])
+    return ffi.call(_begin, _ZERO, [trained], [anchor, _place()])
+
+
+def _place():
+    """A number for a place in a program: calls there stay two, whatever their operands."""
+    return np.int32(next(_places) % (1 << 31))
 
 
 def _open_forward(trained, anchor):
@@ -234,7 +244,7 @@ def _rows_backward(trained, kept, upstream):
         after = gradient = ffi.call(_weights_gradient, result, [trained], [after, *operands])
     zero = None
     if token is not None:
-        zero = ffi.call(_collect, _ZERO, [trained], [token, after, *operands], has_side_effect=True)
+        zero = ffi.call(_collect, _ZERO, [trained], [token, _place(), after, *operands], has_side_effect=True)
     return zero, None, None, gradient
 
 
