@@ -313,27 +313,46 @@ def test_checkpoint(inside, rng):
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_vmap(jit, rng):
-    """Look-ups, and one step with the gradient of all."""
-    values, ids = table(rng), rng.integers(0, V, (6, 4, 3))
-    for make in (bag, embedding):
-        words = make(values, fastembed.optimizers.SGD(0.1))
+@pytest.mark.parametrize("uses", ["anchor", "token"])
+@pytest.mark.parametrize("kind", ["rows", "bags", "weighted", "ragged"])
+def test_vmap(kind, uses, jit, rng):
+    """Look-ups as those of each example, twice inside of each other, and one step with the gradient of all."""
+    values, ids = table(rng), rng.integers(0, V, (2, 6, 4, 3))
+    per_sample = rng.random(ids.shape).astype(np.float32) + 0.5
+    splits = np.sort(rng.integers(0, 13, (2, 6, 4)), axis=-1)
+    splits = np.concatenate([np.zeros((2, 6, 1), int), splits, np.full((2, 6, 1), 12)], axis=-1)
+    words = (embedding if kind == "rows" else bag)(values, fastembed.optimizers.SGD(0.1))
 
-        def one(look_up, ids):
-            return (look_up(ids) ** 2).sum()
+    def given(ids, weights, splits):
+        return {
+            "rows": (ids,),
+            "bags": (ids,),
+            "weighted": (ids, weights),
+            "ragged": (fastembed.Ragged._trusted(ids.reshape(-1), splits), weights.reshape(-1)),
+        }[kind]
 
-        def loss(anchor, words=words):
-            return jax.vmap(lambda ids: one(lambda ids: words(anchor, ids), ids))(ids).sum()
+    def take(w, ids, weights, splits):
+        rows = jnp.take(w, ids, axis=0)
+        if kind == "ragged":
+            of_bags = jnp.searchsorted(splits, jnp.arange(12), side="right") - 1
+            return jax.ops.segment_sum(rows.reshape(12, D) * weights.reshape(12, 1), of_bags, num_segments=5)
+        rows = rows * weights[..., None] if kind == "weighted" else rows
+        return rows if kind == "rows" else rows.sum(1)
 
-        def loss_of_jax(w, make=make):
-            take = (lambda i: jnp.take(w, i, axis=0).sum(1)) if make is bag else (lambda i: jnp.take(w, i, axis=0))
-            return jax.vmap(lambda ids: one(take, ids))(ids).sum()
+    def loss(anchor, per_sample):
+        token = words.open(anchor) if uses == "token" else anchor
+        return (jax.vmap(jax.vmap(lambda *x: words(token, *given(*x))))(ids, per_sample, splits) ** 2).sum()
 
-        value, _ = (jax.jit if jit else lambda f: f)(jax.value_and_grad(loss))(words.init())
-        expected, gradient = jax.value_and_grad(loss_of_jax)(jnp.asarray(values))
-        np.testing.assert_allclose(value, expected, rtol=1e-4)
-        np.testing.assert_allclose(weights_of(words), values - 0.1 * gradient, **ROUNDING)
-        assert words.optimizer.iterations == 1
+    def loss_of_jax(w, per_sample):
+        return (jax.vmap(jax.vmap(lambda *x: take(w, *x)))(ids, per_sample, splits) ** 2).sum()
+
+    gradient = jax.value_and_grad(loss, (0, 1))
+    value, (_, of_weights) = (jax.jit(gradient) if jit else gradient)(words.init(), per_sample)
+    expected, (gradient, expected_of_weights) = jax.value_and_grad(loss_of_jax, (0, 1))(jnp.asarray(values), per_sample)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    np.testing.assert_allclose(weights_of(words), values - 0.1 * gradient, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(of_weights, expected_of_weights, rtol=1e-4, atol=1e-4)
+    assert words.optimizer.iterations == 1
 
 
 def test_gradients_of_single_examples(rng):
@@ -599,6 +618,8 @@ def test_wrong_arguments(rng):
     ]:
         with pytest.raises(error, match=message):
             words(*given)
+    with pytest.raises(ValueError, match="`anchor` must be a scalar"):
+        jax.jit(words)(jnp.ones(2), [[1]])
     with pytest.raises(ValueError, match="`weights` must be None"):
         rows(anchor, [1], [1.0])
     with pytest.raises(jax.errors.JaxRuntimeError, match="ValueError: `row_splits` must"):

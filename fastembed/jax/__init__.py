@@ -8,6 +8,7 @@ library. What stands for it among the parameters of a model is its anchor, a flo
 """
 
 import functools
+import threading
 import weakref
 
 import jax
@@ -83,7 +84,7 @@ class Layer:
 
     def __init__(self, layer, optimizer=None):
         self.trained = Trained(layer, optimizer)
-        self._opened = None  # the last anchor that was traced (weakly), what was traced then, its token
+        self._local = threading.local()  # `opened`: the last anchor that a thread traced, what it traced then, the run
 
     @property
     def layer(self):
@@ -124,14 +125,18 @@ class Layer:
         """
         if not isinstance(anchor, jax.core.Tracer):
             return Token(core.open(self.trained, anchor))
+        run = self._run(anchor)
+        run.uses = 2  # at least: whoever has the token may use it where nobody counts
+        return Token(run.token)
+
+    def _run(self, anchor):
+        """The `Run` of an anchor in the function that is being traced."""
+        last, traced, run = getattr(self._local, "opened", (None, None, None))
         state = _trace_state(convention="fastembed")
-        if self._opened is not None:
-            last, traced, token = self._opened
-            if last() is anchor and traced == state:
-                return token
-        token = Token(core.open(self.trained, anchor))
-        self._opened = (weakref.ref(anchor), state, token)
-        return token
+        if last is None or last() is not anchor or traced != state:
+            run = core.Run(self.trained, anchor)
+            self._local.opened = (weakref.ref(anchor), state, run)
+        return run
 
     def __call__(self, anchor, ids, weights=None):
         """Looks up ids.
@@ -151,8 +156,11 @@ class Layer:
             jax.errors.JaxRuntimeError: when the program runs: an id outside of the table, with its position. The table
                 is as it was.
         """
-        token = anchor if isinstance(anchor, Token) else self.open(anchor)
-        look_up = functools.partial(core.look_up, self.trained, token.value)
+        if isinstance(anchor, jax.core.Tracer):
+            look_up = functools.partial(core.look_up_in_run, self.trained, self._run(anchor), anchor)
+        else:
+            token = anchor if isinstance(anchor, Token) else self.open(anchor)
+            look_up = functools.partial(core.look_up, self.trained, token.value)
         return _ragged(self.trained.layer, ids, weights, look_up)
 
 

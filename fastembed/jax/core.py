@@ -1,8 +1,8 @@
 """Look-ups of a `bridge.Trained` in JAX programs, and steps of its optimizer in their backward passes.
 
-May import: bridge, layers, threads, jax.ffi, jax.ids. Do not break: what must come first is an operand of what comes
-later. A gradient is taken over after its look-up, a step after the gradients of all look-ups, the next look-up after
-the step.
+May import: bridge, layers, ragged, threads, jax.ffi, jax.ids. Do not break: what must come first is an operand of what
+comes later. A gradient is taken over after its look-up, a step after the gradients of all look-ups, the next look-up
+after the step.
 
     anchor -> open -> token -> look_up -> rows           forward: the token is the number of this run
     anchor <- step <- token <- collect <- upstream       backward: zeros, each a result of what had to be done before
@@ -13,6 +13,7 @@ pass: the cotangent of a token is a sum over all its look-ups, so that the step 
 
 import functools
 import itertools
+import math
 from operator import itemgetter
 
 import jax
@@ -23,6 +24,7 @@ from fastembed.bridge import Trained
 from fastembed.jax import ffi
 from fastembed.jax.ids import Ids, traced, wide
 from fastembed.layers import EmbeddingBag
+from fastembed.ragged import Ragged
 from fastembed.threads import Lock
 
 _ZERO = jax.ShapeDtypeStruct((), np.float32)
@@ -34,60 +36,90 @@ _lock = Lock()
 
 
 # ---- on the host -----------------------------------------------------------------------------------------------------
+# `vmap` puts an axis in front of all operands and results. `place` has no other axes.
+
+
+def _flat(layer, place, ids, pairs, row_splits, weights, vectors):
+    """ids, row splits, weights and vectors (upstream, or rows to write to) as the layer takes them; no copies."""
+    ids = ids if pairs is None else wide(pairs)
+    bag = isinstance(layer, EmbeddingBag)
+    if not place.ndim or not (bag or row_splits is not None):
+        return ids, row_splits, weights, vectors
+    vectors = vectors.reshape(math.prod(vectors.shape[:-1]), vectors.shape[-1])
+    if row_splits is None:
+        ids = ids.reshape(math.prod(ids.shape[:-1]), ids.shape[-1])
+        return ids, None, None if weights is None else weights.reshape(ids.shape), vectors
+    length, splits = ids.shape[-1], [np.zeros(1, np.int64)]
+    for number, own in enumerate(row_splits.reshape(place.size, -1)):
+        splits.append(Ragged(ids.reshape(place.size, length)[number], own).row_splits[1:] + np.int64(number * length))
+    ids = ids.reshape(-1)
+    return ids, np.concatenate(splits), None if weights is None else weights.reshape(-1), vectors
+
+
+def _train(layer, optimizer, gradients):
+    """One step with what `Trained.collect` takes."""
+    own = Trained(layer, optimizer)
+    for ids, row_splits, weights, upstream in gradients:
+        own.collect(ids, upstream, row_splits, weights)
+    own.step()
 
 
 @ffi.function
-def _begin(results, trained, anchor, place):
+def _begin(results, trained, place, anchor):
     results[0][...] = next(_runs) % _RUNS
 
 
 @ffi.function
-def _look_up(results, trained, token, ids, pairs, row_splits, weights):
-    trained.look_up(ids if pairs is None else wide(pairs), row_splits, weights, results[0])
+def _look_up(results, trained, place, after, *given):
+    trained.look_up(*_flat(trained.layer, place, *given, results[0]))
     results[1][...] = 0
 
 
 @ffi.function
-def _read(results, layer, after, ids, pairs, row_splits, weights):
-    Trained(layer).look_up(ids if pairs is None else wide(pairs), row_splits, weights, results[0])
+def _read(results, layer, place, after, *given):
+    Trained(layer).look_up(*_flat(layer, place, *given, results[0]))
 
 
 @ffi.function
-def _update(results, layer, optimizer, after, upstream, ids, pairs, row_splits, weights):
-    trained = Trained(layer, optimizer)
+def _update(results, layer, optimizer, place, after, *given):
     layer.build()
-    trained.collect(ids if pairs is None else wide(pairs), upstream, row_splits, weights)
-    trained.step()
+    _train(layer, optimizer, [_flat(layer, place, *given)])
     results[0][...] = 0
 
 
 @ffi.function
-def _collect(results, trained, token, place, after, upstream, ids, pairs, row_splits, weights):
+def _step_alone(results, trained, place, after, *given):
     if trained.trains and trained.optimizer is not None:
-        given = (ids if pairs is None else wide(pairs), upstream, row_splits, weights)
-        copies = [None if array is None else array.copy() for array in given]  # the memory is XLA's
+        _train(trained.layer, trained.optimizer, [_flat(trained.layer, place, *given)])
+    results[0][...] = 0
+
+
+@ffi.function
+def _collect(results, trained, place, after, token, *given):
+    if trained.trains and trained.optimizer is not None:
+        arrays = _flat(trained.layer, place, *given)
+        copies = [None if array is None else array.copy() for array in arrays]  # the memory is XLA's
         with _lock:
-            _waiting.setdefault(int(token), []).append((int(place), copies))
+            _waiting.setdefault(int(token.flat[0]), []).append((int(place.flat[0]), copies))
             if len(_waiting) > _MOST_WAITING:
                 del _waiting[next(iter(_waiting))]
     results[0][...] = 0
 
 
 @ffi.function
-def _step(results, trained, token, after):
+def _step(results, trained, place, after, token):
     with _lock:
-        gradients = _waiting.pop(int(token), [])
-    own = Trained(trained.layer, trained.optimizer)
-    for _, gradient in sorted(gradients, key=itemgetter(0)):  # they may come in any order; sums depend on it
-        own.collect(*gradient)
-    own.step()
+        gradients = _waiting.pop(int(token.flat[0]), [])
+    gradients.sort(key=itemgetter(0))  # they may come in any order, and the bits of a sum depend on it
+    _train(trained.layer, trained.optimizer, [gradient for _, gradient in gradients])
     results[0][...] = 0
 
 
 @ffi.function
-def _weights_gradient(results, trained, after, upstream, ids, pairs, row_splits, weights):
-    ids = ids if pairs is None else wide(pairs)
-    results[0][...] = trained.weights_gradient(ids, upstream, row_splits, weights)
+def _weights_gradient(results, trained, place, after, *given):
+    ids, row_splits, weights, upstream = _flat(trained.layer, place, *given)
+    gradient = trained.weights_gradient(ids, upstream, row_splits, weights)
+    results[0][...] = gradient.reshape(results[0].shape)
 
 
 # ---- in the program --------------------------------------------------------------------------------------------------
@@ -109,15 +141,30 @@ def open(trained, anchor):
         a float32 scalar, for `look_up`. Differentiable: the backward pass takes the step of the optimizer, if there is
         one and the layer is trainable, and the gradient of the anchor is 0.
     """
+    return _open(trained, None, _checked(anchor))
+
+
+def _checked(anchor):
     anchor = jnp.asarray(anchor, jnp.float32)
     if anchor.shape != ():
         raise ValueError(f"`anchor` must be a scalar. Received: shape {anchor.shape}")
-    return _open(trained, anchor)
+    return anchor
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _open(trained, anchor):
-    return ffi.call(_begin, _ZERO, [trained], [anchor, _place()])
+class Run:
+    """Counts the look-ups with a token in one function while it is traced, for `look_up`.
+
+    If there is one alone when the backward pass is traced, its gradient and the step are one call, without a copy.
+    """
+
+    def __init__(self, trained, anchor):
+        self.uses = 0
+        self.token = _open(trained, self, _checked(anchor))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _open(trained, run, anchor):
+    return ffi.call(_begin, _ZERO, [trained], [_place(), anchor])
 
 
 def _place():
@@ -125,13 +172,18 @@ def _place():
     return np.int32(next(_places) % (1 << 31))
 
 
-def _open_forward(trained, anchor):
-    token = _open(trained, anchor)
+_NOWHERE = np.int32(0)  # calls that may become one
+
+
+def _open_forward(trained, run, anchor):
+    token = _open(trained, run, anchor)
     return token, token
 
 
-def _open_backward(trained, token, after):
-    return (ffi.call(_step, _ZERO, [trained], [token, after], has_side_effect=True),)
+def _open_backward(trained, run, token, after):
+    if run is not None and run.uses == 1:
+        return (after,)
+    return (ffi.call(_step, _ZERO, [trained], [_NOWHERE, after, token], has_side_effect=True),)
 
 
 _open.defvjp(_open_forward, _open_backward)
@@ -150,8 +202,14 @@ def look_up(trained, token, ids, row_splits=None, weights=None):
     Returns:
         array of the layer's `compute_dtype`, differentiable in the token and in the weights.
     """
+    return _rows(trained, None, token, token, *_operands(trained.layer, ids, row_splits, weights))
+
+
+def look_up_in_run(trained, run, anchor, ids, row_splits=None, weights=None):
+    """`look_up` with the token of a `Run` of this anchor."""
     operands = _operands(trained.layer, ids, row_splits, weights)
-    return _rows(trained, token, *operands)
+    run.uses += 1
+    return _rows(trained, run, run.token, anchor, *operands)
 
 
 def _operands(layer, ids, row_splits, weights):
@@ -199,7 +257,7 @@ def read(layer, after, ids, row_splits=None, weights=None):
     """`look_up` without a gradient, of a layer that the caller keeps alive. after: an array, or None."""
     ids, row_splits, weights = _operands(layer, ids, row_splits, weights)
     rows = _rows_of(layer, ids, row_splits)
-    return ffi.call(_read, rows, [layer], [_before(after), *_split(ids), row_splits, weights])
+    return ffi.call(_read, rows, [layer], [_NOWHERE, _before(after), *_split(ids), row_splits, weights])
 
 
 def update(layer, optimizer, after, upstream, ids, row_splits=None, weights=None):
@@ -209,7 +267,7 @@ def update(layer, optimizer, after, upstream, ids, row_splits=None, weights=None
     upstream = jnp.asarray(upstream, rows.dtype)
     if upstream.shape != rows.shape:
         raise ValueError(f"`upstream` must have shape {rows.shape}. Received: {upstream.shape}")
-    operands = [_before(after), upstream, *_split(ids), row_splits, weights]
+    operands = [_place(), _before(after), *_split(ids), row_splits, weights, upstream]
     return ffi.call(_update, _ZERO, [layer, optimizer], operands, has_side_effect=True)
 
 
@@ -217,35 +275,36 @@ def _before(after):
     return None if after is None else jax.lax.stop_gradient(after)
 
 
-def _call_look_up(trained, token, ids, row_splits, weights):
+def _call_look_up(trained, after, ids, row_splits, weights):
     rows = _rows_of(trained.layer, ids, row_splits)
-    return ffi.call(_look_up, [rows, _ZERO], [trained], [token, *_split(ids), row_splits, weights])
+    return ffi.call(_look_up, [rows, _ZERO], [trained], [_NOWHERE, after, *_split(ids), row_splits, weights])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rows(trained, token, ids, row_splits, weights):
-    return _call_look_up(trained, token, ids, row_splits, weights)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rows(trained, run, token, before, ids, row_splits, weights):
+    """The look-up: of a token, after `before`."""
+    return _call_look_up(trained, before, ids, row_splits, weights)[0]
 
 
-def _rows_forward(trained, token, ids, row_splits, weights):
-    wanted = [token.perturbed, weights is not None and weights.perturbed]
-    token, ids, row_splits, weights = jax.tree.map(lambda primal: primal.value, (token, ids, row_splits, weights))
-    rows, after = _call_look_up(trained, token, ids, row_splits, weights)
-    token, weights_wanted = token if wanted[0] else None, () if wanted[1] else None
-    return rows, (token, weights_wanted, after, ids, row_splits, weights)
+def _rows_forward(trained, run, token, before, ids, row_splits, weights):
+    of_token, of_weights = token.perturbed, weights is not None and weights.perturbed
+    token, *given = jax.tree.map(lambda primal: primal.value, (token, before, ids, row_splits, weights))
+    rows, after = _call_look_up(trained, *given)
+    return rows, (token if of_token else None, () if of_weights else None, after, *given[1:])
 
 
-def _rows_backward(trained, kept, upstream):
-    token, weights_wanted, after, ids, row_splits, weights = kept
-    operands = [upstream, *_split(ids), row_splits, weights]
-    gradient = None
-    if weights_wanted is not None:
+def _rows_backward(trained, run, kept, upstream):
+    token, of_weights, after, ids, row_splits, weights = kept
+    given = [*_split(ids), row_splits, weights, upstream]
+    gradient = zero = None
+    if of_weights is not None:
         result = jax.ShapeDtypeStruct(weights.shape, weights.dtype)
-        after = gradient = ffi.call(_weights_gradient, result, [trained], [after, *operands])
-    zero = None
-    if token is not None:
-        zero = ffi.call(_collect, _ZERO, [trained], [token, _place(), after, *operands], has_side_effect=True)
-    return zero, None, None, gradient
+        after = gradient = ffi.call(_weights_gradient, result, [trained], [_NOWHERE, after, *given])
+    if token is not None and run is not None and run.uses == 1:
+        zero = ffi.call(_step_alone, _ZERO, [trained], [_place(), after, *given], has_side_effect=True)
+    elif token is not None:
+        zero = ffi.call(_collect, _ZERO, [trained], [_place(), after, token, *given], has_side_effect=True)
+    return zero, None, None, None, gradient
 
 
 _rows.defvjp(_rows_forward, _rows_backward, symbolic_zeros=True)

@@ -175,10 +175,10 @@ def call(python, results, things, operands, has_side_effect=False):
         python: the function.
         results: `jax.ShapeDtypeStruct`s of what it writes.
         things: objects that it gets, such as layers. Programs do not keep them alive.
-        operands: arrays, or None.
+        operands: arrays, or None. Under `vmap` all get, and all results have, an axis more in front.
         has_side_effect: True for a call that must take place once, whether its results are used or not.
     """
     numbers = {f"thing{i}": np.int64(_number_of(thing)) for i, thing in enumerate(things)}
-    called = jax.ffi.ffi_call(TARGET, results, has_side_effect=has_side_effect, vmap_method="sequential")
+    called = jax.ffi.ffi_call(TARGET, results, has_side_effect=has_side_effect, vmap_method="broadcast_all")
     operands = [_NOTHING if operand is None else operand for operand in operands]
     return called(*operands, function=np.int64(python.number), **numbers)
