@@ -51,9 +51,8 @@ class Layer:
     with respect to the anchor is taken, the backward pass takes one step of the optimizer, in place; the gradient
     itself is 0. The anchor also orders the steps: give each step what the last one made of it, as for any parameter.
 
-    Calls with one anchor in one function take one step together, with the summed gradient. Where look-ups of one step
-    are in several functions that are transformed by themselves (`jit`, `checkpoint`, `scan`), `open` the anchor outside
-    and give them the token.
+    Each call with the anchor takes a step of its own, so a function may use it once. For several look-ups in one step,
+    with the summed gradient, `open` the anchor and call with the token.
 
     Without an optimizer (None) and for a layer that is not trainable nothing is trained, and the gradient is 0 too.
 
@@ -84,7 +83,7 @@ class Layer:
 
     def __init__(self, layer, optimizer=None):
         self.trained = Trained(layer, optimizer)
-        self._local = threading.local()  # `opened`: the last anchor that a thread traced, what it traced then, the run
+        self._local = threading.local()  # `used`: the last anchor that was traced (weakly), and what was then
 
     @property
     def layer(self):
@@ -123,20 +122,22 @@ class Layer:
             >>> words.optimizer.iterations
             1
         """
-        if not isinstance(anchor, jax.core.Tracer):
-            return Token(core.open(self.trained, anchor))
-        run = self._run(anchor)
-        run.uses = 2  # at least: whoever has the token may use it where nobody counts
-        return Token(run.token)
+        self._check_first_use(anchor)
+        return Token(core.open(self.trained, anchor))
 
-    def _run(self, anchor):
-        """The `Run` of an anchor in the function that is being traced."""
-        last, traced, run = getattr(self._local, "opened", (None, None, None))
+    def _check_first_use(self, anchor):
+        """Raises where a function that is being traced uses an anchor again."""
+        if not isinstance(anchor, jax.core.Tracer):
+            return
+        last, traced = getattr(self._local, "used", (lambda: None, None))
         state = _trace_state(convention="fastembed")
-        if last is None or last() is not anchor or traced != state:
-            run = core.Run(self.trained, anchor)
-            self._local.opened = (weakref.ref(anchor), state, run)
-        return run
+        if last() is anchor and traced == state:
+            raise ValueError(
+                "`anchor` must be used once in a function, as each use takes a step of its own; for several look-ups "
+                "in one step: `token = words.open(anchor)`, then `words(token, ids)`. Received: an anchor of "
+                f"{self.trained.layer!r} that this function has used"
+            )
+        self._local.used = (weakref.ref(anchor), state)
 
     def __call__(self, anchor, ids, weights=None):
         """Looks up ids.
@@ -156,11 +157,11 @@ class Layer:
             jax.errors.JaxRuntimeError: when the program runs: an id outside of the table, with its position. The table
                 is as it was.
         """
-        if isinstance(anchor, jax.core.Tracer):
-            look_up = functools.partial(core.look_up_in_run, self.trained, self._run(anchor), anchor)
+        if isinstance(anchor, Token):
+            look_up = functools.partial(core.look_up, self.trained, anchor.value)
         else:
-            token = anchor if isinstance(anchor, Token) else self.open(anchor)
-            look_up = functools.partial(core.look_up, self.trained, token.value)
+            self._check_first_use(anchor)
+            look_up = functools.partial(core.look_up_once, self.trained, anchor)
         return _ragged(self.trained.layer, ids, weights, look_up)
 
 

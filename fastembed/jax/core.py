@@ -141,7 +141,7 @@ def open(trained, anchor):
         a float32 scalar, for `look_up`. Differentiable: the backward pass takes the step of the optimizer, if there is
         one and the layer is trainable, and the gradient of the anchor is 0.
     """
-    return _open(trained, None, _checked(anchor))
+    return _open(trained, _checked(anchor))
 
 
 def _checked(anchor):
@@ -151,19 +151,8 @@ def _checked(anchor):
     return anchor
 
 
-class Run:
-    """Counts the look-ups with a token in one function while it is traced, for `look_up`.
-
-    If there is one alone when the backward pass is traced, its gradient and the step are one call, without a copy.
-    """
-
-    def __init__(self, trained, anchor):
-        self.uses = 0
-        self.token = _open(trained, self, _checked(anchor))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _open(trained, run, anchor):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _open(trained, anchor):
     return ffi.call(_begin, _ZERO, [trained], [_place(), anchor])
 
 
@@ -175,14 +164,12 @@ def _place():
 _NOWHERE = np.int32(0)  # calls that may become one
 
 
-def _open_forward(trained, run, anchor):
-    token = _open(trained, run, anchor)
+def _open_forward(trained, anchor):
+    token = _open(trained, anchor)
     return token, token
 
 
-def _open_backward(trained, run, token, after):
-    if run is not None and run.uses == 1:
-        return (after,)
+def _open_backward(trained, token, after):
     return (ffi.call(_step, _ZERO, [trained], [_NOWHERE, after, token], has_side_effect=True),)
 
 
@@ -202,14 +189,12 @@ def look_up(trained, token, ids, row_splits=None, weights=None):
     Returns:
         array of the layer's `compute_dtype`, differentiable in the token and in the weights.
     """
-    return _rows(trained, None, token, token, *_operands(trained.layer, ids, row_splits, weights))
+    return _rows(trained, False, token, *_operands(trained.layer, ids, row_splits, weights))
 
 
-def look_up_in_run(trained, run, anchor, ids, row_splits=None, weights=None):
-    """`look_up` with the token of a `Run` of this anchor."""
-    operands = _operands(trained.layer, ids, row_splits, weights)
-    run.uses += 1
-    return _rows(trained, run, run.token, anchor, *operands)
+def look_up_once(trained, anchor, ids, row_splits=None, weights=None):
+    """`look_up` with a token of its own: its gradient and the step are one call, without a copy."""
+    return _rows(trained, True, _checked(anchor), *_operands(trained.layer, ids, row_splits, weights))
 
 
 def _operands(layer, ids, row_splits, weights):
@@ -275,36 +260,36 @@ def _before(after):
     return None if after is None else jax.lax.stop_gradient(after)
 
 
-def _call_look_up(trained, after, ids, row_splits, weights):
+def _call_look_up(trained, token, ids, row_splits, weights):
     rows = _rows_of(trained.layer, ids, row_splits)
-    return ffi.call(_look_up, [rows, _ZERO], [trained], [_NOWHERE, after, *_split(ids), row_splits, weights])
+    return ffi.call(_look_up, [rows, _ZERO], [trained], [_NOWHERE, token, *_split(ids), row_splits, weights])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _rows(trained, run, token, before, ids, row_splits, weights):
-    """The look-up: of a token, after `before`."""
-    return _call_look_up(trained, before, ids, row_splits, weights)[0]
+def _rows(trained, alone, token, ids, row_splits, weights):
+    """The look-up. alone: `token` is an anchor, and the backward pass takes the step itself."""
+    return _call_look_up(trained, token, ids, row_splits, weights)[0]
 
 
-def _rows_forward(trained, run, token, before, ids, row_splits, weights):
+def _rows_forward(trained, alone, token, ids, row_splits, weights):
     of_token, of_weights = token.perturbed, weights is not None and weights.perturbed
-    token, *given = jax.tree.map(lambda primal: primal.value, (token, before, ids, row_splits, weights))
-    rows, after = _call_look_up(trained, *given)
-    return rows, (token if of_token else None, () if of_weights else None, after, *given[1:])
+    token, *given = jax.tree.map(lambda primal: primal.value, (token, ids, row_splits, weights))
+    rows, after = _call_look_up(trained, token, *given)
+    return rows, (token if of_token else None, () if of_weights else None, after, *given)
 
 
-def _rows_backward(trained, run, kept, upstream):
+def _rows_backward(trained, alone, kept, upstream):
     token, of_weights, after, ids, row_splits, weights = kept
     given = [*_split(ids), row_splits, weights, upstream]
     gradient = zero = None
     if of_weights is not None:
         result = jax.ShapeDtypeStruct(weights.shape, weights.dtype)
         after = gradient = ffi.call(_weights_gradient, result, [trained], [_NOWHERE, after, *given])
-    if token is not None and run is not None and run.uses == 1:
+    if token is not None and alone:
         zero = ffi.call(_step_alone, _ZERO, [trained], [_place(), after, *given], has_side_effect=True)
     elif token is not None:
         zero = ffi.call(_collect, _ZERO, [trained], [_place(), after, token, *given], has_side_effect=True)
-    return zero, None, None, None, gradient
+    return zero, None, None, gradient
 
 
 _rows.defvjp(_rows_forward, _rows_backward, symbolic_zeros=True)
