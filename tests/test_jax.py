@@ -710,6 +710,43 @@ def test_the_layer_waits_for_steps(rng):
             assert (weights_of(words) == -5 * number).all()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "optimizer"),
+    [
+        ({}, {"gradient_accumulation_steps": 3}),
+        ({}, {"untouched": "catch_up", "weight_decay": 0.01}),
+        ({}, {"clipnorm": 0.1, "use_ema": True}),
+        ({"embeddings_regularizer": "l2", "activity_regularizer": "l2"}, {}),
+        ({"mask_zero": True}, {"state_dtype": "bfloat16"}),
+        ({"padding_idx": 3}, {}),
+        ({"embeddings_constraint": fastembed.constraints.MaxNorm(1.0, axis=1)}, {}),
+        ({"lazy": True, "embeddings_initializer": fastembed.initializers.RandomUniform(seed=1)}, {}),
+        ({"combiner": "max"}, {}),
+        ({"dtype": "bfloat16"}, {}),
+    ],
+    ids=str,
+)
+def test_the_bits_of_the_plain_library(arguments, optimizer, rng):
+    ids, upstream = rng.integers(0, V, (6, 4, 3)), rng.standard_normal((6, 4, D)).astype(np.float32)
+    values = {} if "lazy" in arguments else {"weights": table(rng)}
+    made = [fastembed.EmbeddingBag(V, D, **{"combiner": "sum", **values, **arguments}) for _ in range(2)]
+    plain, words = made[0], fastembed.jax.wrap(made[1], fastembed.optimizers.Adam(0.05, **optimizer))
+    chosen = fastembed.optimizers.Adam(0.05, **optimizer)
+
+    @jax.jit
+    def step(anchor, ids, upstream):
+        rows, pull = jax.vjp(lambda anchor: words(anchor, ids), anchor)
+        return rows, anchor - pull(upstream)[0]
+
+    anchor = words.init()
+    for number in range(6):
+        rows, anchor = step(anchor, ids[number], upstream[number])
+        assert np.array_equal(rows, plain(ids[number]))
+        chosen.apply([plain.gradient(ids[number], upstream[number])], [plain.embeddings])
+    assert np.array_equal(words.layer(ids[0]), plain(ids[0]))
+    assert np.array_equal(words.layer.embeddings.to_real(), plain.embeddings.to_real())
+
+
 def test_lora(rng):
     layer = fastembed.EmbeddingBag(V, D, "sum", weights=table(rng))
     layer.enable_lora(2)
