@@ -447,6 +447,24 @@ def test_functions_without_a_tape(rng):
         fastembed.jax.update(layer, optimizer, ids, rows[:1])
 
 
+def test_functions_without_a_tape_take_what_layers_take(rng):
+    values, wide = table(rng), fastembed.jax.Ids([[1, 2], [3, 3]])
+    layer, plain = (fastembed.EmbeddingBag(V, D, "sum", weights=values) for _ in range(2))
+    optimizer, other = fastembed.optimizers.Adam(0.1), fastembed.optimizers.Adam(0.1)
+    ragged, weights = fastembed.Ragged.from_lists([[1, 2, 2], [], [4]]), np.float32([1, 2, 3, 4])
+    for ids, given in ((wide, None), (ragged, weights), (ragged, ragged.with_values(weights))):
+        own = ids if ids is ragged else wide.numpy()
+        rows = jax.jit(lambda ids, given: fastembed.jax.look_up(layer, ids, given))(ids, given)
+        assert np.array_equal(rows, plain(own, given))
+        jax.block_until_ready(fastembed.jax.update(layer, optimizer, ids, rows, given))
+        other.apply([plain.gradient(own, np.asarray(rows), given)], [plain.embeddings])
+        assert np.array_equal(layer.embeddings.numpy(), plain.embeddings.numpy())
+    both = jax.vmap(lambda ids: fastembed.jax.look_up(layer, ids))(np.array([[[1, 2]], [[3, 4]]]))
+    assert np.array_equal(both[:, 0], plain([[1, 2], [3, 4]]))
+    with pytest.raises(ValueError, match="cannot be differentiated"):
+        jax.grad(lambda x: fastembed.jax.look_up(layer, ragged, x).sum())(weights)
+
+
 # ---- ids -------------------------------------------------------------------------------------------------------------
 
 

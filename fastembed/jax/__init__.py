@@ -154,8 +154,8 @@ class Layer:
 
         Raises:
             TypeError, ValueError: wrong shapes or dtypes; ids of 32 bits where the layer has more than 2^31 rows.
-            jax.errors.JaxRuntimeError: when the program runs: an id outside of the table, with its position. The table
-                is as it was.
+            jax.errors.JaxRuntimeError (outside of `jit` a ValueError): when the program runs: an id outside of the
+                table, with its position. The table is as it was.
         """
         if isinstance(anchor, Token):
             look_up = functools.partial(core.look_up, self.trained, anchor.value)
