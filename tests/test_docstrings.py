@@ -50,9 +50,11 @@ def test_there_are_examples():
 @pytest.mark.parametrize("page", sorted((Path(__file__).parents[1] / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_pages(page, tmp_path, monkeypatch):
     """The examples of a page, one after the other."""
-    programs = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    program = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+    for framework in re.findall(r"^import (jax|keras|sklearn|torch)$", program, re.MULTILINE):
+        need(framework)
     monkeypatch.chdir(tmp_path)
-    exec("\n".join(programs), {})
+    exec(program, {})
 
 
 def test_readme(tmp_path, monkeypatch):
