@@ -1,6 +1,6 @@
 """The look-up as autograd sees it: a Function, and under `torch.compile` an operator with the same insides.
 
-May import: torch.arrays, bridge, layers. Do not break: a backward pass reaches us because a look-up depends on the
+May import: torch.arrays. Do not break: a backward pass reaches us because a look-up depends on the
 anchor, a parameter of one zero; the anchor's gradient is a zero that is there when the table's gradient was collected.
 """
 
@@ -10,8 +10,7 @@ import weakref
 import torch
 from torch.autograd.function import once_differentiable
 
-from fastembed.layers import EmbeddingBag
-from fastembed.torch.arrays import floats_of, ids_of, memory_of
+from fastembed.torch.arrays import floats_of, ids_of, tensor_of
 
 _trained = weakref.WeakValueDictionary()  # by handle: operators take numbers and tensors alone
 _handles, _numbers = itertools.count(), itertools.count()
@@ -31,20 +30,9 @@ def look_up(module, ids, splits, weights):
     return _LookUp.apply(module.anchor, ids, splits, weights, module.trained)
 
 
-def _shape(ids, splits, pooled, dim):
-    """The shape of what a look-up returns."""
-    if not pooled:
-        return (*ids.shape, dim)
-    return (ids.shape[0] if splits is None else splits.shape[0] - 1, dim)
-
-
 def _look_up(trained, anchor, ids, splits, weights):
     """ids, splits: in host memory."""
-    layer = trained.layer
-    shape = _shape(ids, splits, isinstance(layer, EmbeddingBag), layer.output_dim)
-    out = torch.empty(shape, dtype=getattr(torch, layer.compute_dtype))
-    trained.look_up(*_arrays(ids, splits, weights), memory_of(out))
-    return out.to(anchor.device, anchor.dtype)
+    return tensor_of(trained.look_up(*_arrays(ids, splits, weights))).to(anchor.device, anchor.dtype)
 
 
 def _arrays(ids, splits, weights):
@@ -95,7 +83,9 @@ def _operator(anchor, ids, splits, weights, handle, dim, pooled):
 
 @_operator.register_fake
 def _(anchor, ids, splits, weights, handle, dim, pooled):
-    return anchor.new_empty(_shape(ids, splits, pooled, dim))
+    if pooled:
+        return anchor.new_empty((ids.shape[0] if splits is None else splits.shape[0] - 1, dim))
+    return anchor.new_empty((*ids.shape, dim))
 
 
 @torch.library.custom_op("fastembed::collect", mutates_args=(), schema=f"{_BACK}, int number) -> Tensor")

@@ -1,7 +1,8 @@
 """The modules, with the arguments of torch's own.
 
-May import: torch.arrays, torch.look_up, torch.state, bridge, initializers, layers, ops, table, threads. Do not break:
-nothing of the size of the table is a parameter or a buffer, so that no optimizer, device or dtype of torch meets it.
+May import: torch.arrays, torch.look_up, torch.state, bridge, dtypes, initializers, layers, ops, slices, table, threads.
+Do not break: nothing of the size of the table is a parameter or a buffer, so that no optimizer, device or dtype of
+torch meets it.
 """
 
 import weakref

@@ -24,7 +24,8 @@ class Optimizer(torch.optim.Optimizer):
 
     Its one parameter group holds the anchors, whose gradients are zeros (NaN, where the table's is not finite), and
     "lr": schedulers of `torch.optim.lr_scheduler` set the learning rate there. A step takes the gradients of all
-    backward passes since the anchors had none: `zero_grad` here or of the model (to None, torch's default) forgets them.
+    backward passes since the anchors had none: `zero_grad`, here or of the model (to None, torch's default), forgets
+    them.
 
     Example:
         >>> import torch, fastembed.torch
@@ -56,7 +57,7 @@ class Optimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), "modules": self.modules, "optimizer": self.optimizer, "_rate": self._rate}
 
     def add_param_group(self, param_group):
-        """Of torch; there is one group here: other tables, or another learning rate, need an `Optimizer` of their own."""
+        """There is one group here: another learning rate needs an `Optimizer` of its own."""
         if self.param_groups:
             raise ValueError(f"there must be one `param_group`. Received: {param_group!r:.100}")
         super().add_param_group(param_group)
