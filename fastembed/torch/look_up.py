@@ -64,7 +64,8 @@ class _LookUp(torch.autograd.Function):
             if ctx.needs_input_grad[3]:
                 of_weights = _weights_gradient(ctx.trained, upstream, arrays, weights)
             if ctx.needs_input_grad[0]:
-                ctx.trained.collect(arrays[0], upstream, *arrays[1:])
+                if ctx.trained.trains:
+                    ctx.trained.collect(arrays[0], upstream, *arrays[1:])
                 of_anchor = torch.zeros((), dtype=ctx.dtype, device=ctx.device)
         return of_anchor, None, None, of_weights, None
 
@@ -90,11 +91,14 @@ def _(anchor, ids, splits, weights, handle, dim, pooled):
 
 @torch.library.custom_op("fastembed::collect", mutates_args=(), schema=f"{_BACK}, int number) -> Tensor")
 def _collect(upstream, ids, splits, weights, handle, number):
+    trained = _trained[handle]
+    if not trained.trains:
+        return upstream.new_zeros(())
     # Copies: a compiled program uses the memory of its tensors again, and gradients are kept until the step.
     parts = (ids.cpu(), None if splits is None else splits.cpu(), weights)
     copies = [None if part is None else part.clone() for part in parts]
     arrays = _arrays(*copies)
-    _trained[handle].collect(arrays[0], floats_of(upstream.clone()), *arrays[1:])
+    trained.collect(arrays[0], floats_of(upstream.clone()), *arrays[1:])
     return upstream.new_zeros(())
 
 

@@ -153,8 +153,10 @@ class _Module(torch.nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         key = f"{prefix}weight"
+        if strict:
+            unexpected += [other for other in state_dict if other.startswith(prefix) and other != key]
+            missing += [key] * (key not in state_dict)
         if key not in state_dict:
-            missing.append(key)
             return
         weight, table = state_dict[key].detach(), self.layer.embeddings
         if tuple(weight.shape) != table.shape:
@@ -187,7 +189,7 @@ class _Module(torch.nn.Module):
         """A backward pass is through with all look-ups of this module. Returns the gradient of the anchor."""
         if self.fused:
             self.trained.step()
-            return torch.zeros_like(zero)
+            return zero
         with self._lock:
             if self.anchor.grad is None:  # who zeroes gradients means ours too
                 self._gradients = None
