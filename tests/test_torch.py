@@ -7,8 +7,10 @@ none of whose memory may be used yet, run in one.
 import copy
 import io
 import pickle
+import re
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,9 +113,7 @@ def test_bags(mode, weighted, include_last_offset, rng, table, ids, offsets):
         optimizer=optimizers.SGD(1.0),
         fused=True,
     )
-    theirs = torch.nn.EmbeddingBag(
-        V, D, mode=mode, include_last_offset=include_last_offset, _weight=tensor(table)
-    )
+    theirs = torch.nn.EmbeddingBag(V, D, mode=mode, include_last_offset=include_last_offset, _weight=tensor(table))
     offsets = offsets if include_last_offset else offsets[:-1]
     weights = tensor(rng.standard_normal(N).astype(np.float32)) if weighted else None
     upstream = tensor(rng.standard_normal((B, D)).astype(np.float32))
@@ -1039,6 +1039,20 @@ def test_memory(fused, compiled, run_python):
     """
     more = float(run_python(program, fused, compiled, timeout=120, PYTHONWARNINGS="ignore"))
     assert 0 <= more < 100
+
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "click_model.py"
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="away from the checkout")
+def test_example(run_python):
+    """It learns, and does not do better than is possible."""
+    program = "import runpy, sys; sys.argv = [sys.argv[1], '--quick']; runpy.run_path(sys.argv[0], run_name='__main__')"
+    printed = run_python(program, EXAMPLE, timeout=300, PYTHONWARNINGS="ignore")
+    before, *_, after, best = [float(number) for number in re.findall(r"log loss (0\.\d+)", printed)]
+    assert best < after < before - 0.1
+    areas = [float(number) for number in re.findall(r"area (0\.\d+)", printed)]
+    assert 0.7 < areas[-2] < areas[-1]
 
 
 def test_public_docstrings():

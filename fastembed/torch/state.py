@@ -1,7 +1,7 @@
 """The state of our optimizers as torch saves it: dicts of numbers and tensors.
 
-May import: torch.arrays, checkpoint.trained. Do not break: everything is checked before anything is changed; tensors share the
-memory of the state, as those in torch's own state dicts do.
+May import: torch.arrays, checkpoint.trained. Do not break: everything is checked before anything is changed; tensors
+share the memory of the state, as those in torch's own state dicts do.
 """
 
 import copy
