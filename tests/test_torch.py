@@ -344,6 +344,28 @@ def test_gradients_add_up(rng, table, ids):
     expect(5)
 
 
+def test_a_backward_pass_that_fails(table, ids):
+    module, optimizer = pair(table)[0], None
+    optimizer = bridge.Optimizer([module], optimizers.SGD(1.0))
+
+    def fail(gradient):
+        raise KeyError("mine")
+
+    first = torch.zeros(N, D, requires_grad=True)
+    first.register_hook(fail)
+    with pytest.raises(KeyError, match="mine"):
+        (module(ids) + first * 1).sum().backward()
+    optimizer.zero_grad()
+    module(ids).sum().backward()
+    optimizer.step()
+    close(module.weight, tensor(table) - torch.bincount(ids, minlength=V)[:, None])
+
+
+def test_a_module_that_is_gone(table, ids):
+    out = pair(table)[0](ids)
+    out.sum().backward()
+
+
 def test_several_tables(rng, table, ids):
     """One optimizer takes one step for all: the norm is that of all gradients."""
     words, bag = pair(table)[0], pair(table, "sum")[0]
@@ -632,6 +654,10 @@ CONTINUED = {
     "average": {"class_name": "Adagrad", "config": {"learning_rate": 0.1, "use_ema": True}},
     "row-wise": {"class_name": "RowwiseAdagrad", "config": {"learning_rate": 0.1}},
     "accumulated": {"class_name": "Adam", "config": {"learning_rate": 0.1, "gradient_accumulation_steps": 2}},
+    "scaled": {
+        "class_name": "LossScaleOptimizer",
+        "config": {"inner_optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.1}}, "initial_scale": 4.0},
+    },
     "Adafactor": {"class_name": "Adafactor", "config": {"learning_rate": 0.1}},
 }
 

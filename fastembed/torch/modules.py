@@ -179,7 +179,8 @@ class _Module(torch.nn.Module):
 
         @unserializable_hook
         def hear(gradient):
-            return module()._arrived(gradient)
+            held = module()
+            return gradient if held is None else held._arrived(gradient)
 
         needed = self.anchor.requires_grad
         self.anchor.requires_grad_(True).register_hook(hear)
@@ -192,7 +193,7 @@ class _Module(torch.nn.Module):
             return zero
         with self._lock:
             if self.anchor.grad is None:  # who zeroes gradients means ours too
-                self._gradients = None
+                self._gradients, self.anchor.grad = None, torch.zeros_like(self.anchor)
             came, before = self.trained.take(), self._gradients
             if came is None:
                 return zero

@@ -113,6 +113,7 @@ class Optimizer(torch.optim.Optimizer):
         super().zero_grad(set_to_none)
         for module in self.modules:
             module.take_gradients()
+            module.trained.take()  # of a backward pass that failed
 
     def _tables(self):
         return [table for module in self.modules for table in module.layer.trainable_weights]
