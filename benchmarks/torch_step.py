@@ -2,7 +2,8 @@
 with SparseAdam; and what the bridge costs beside the plain library.
 
 May import: fastembed, its bridge, torch, _harness, _bandwidth, _peers. Do not break: before anything is timed, one step
-of every contestant on the full table is checked, row by row, against the formulas in float64.
+of every contestant on the full table is checked, row by row, against the formulas in float64 (of those that share
+Adam's state, of one).
 
 At its default size it takes 13 GB: the table, and Adam's state twice; with `--only fastembed` or `--only torch` 8.
 """
@@ -110,7 +111,9 @@ def contestants_of(torch, args, layer, optimizer, only):
 
 
 def main():
-    args = parse(arguments(__doc__, rounds=21))
+    parser = arguments(__doc__, rounds=21)
+    parser.add_argument("--parts", default="model,SGD,Adam", help="with commas (default: all)")
+    args = parse(parser)
     only, args.only = args.only.split(",") if args.only else [OURS, "torch"], ""
     torch = load_torch(args)
     if torch is None:
@@ -124,19 +127,20 @@ def main():
     limits = [random_rows(table_vd, batches, args.threads, rewrite=True) for batches in all_batches]
     rows, results = args.bags * args.bag_size, []
     adam = fastembed.optimizers.Adam(RATE, epsilon=EPSILON)
-    models = contestants_of(torch, args, layer, adam, only)
+    models = contestants_of(torch, args, layer, adam, only) if "model" in args.parts else []
     for contestant, model in models:
         check_step("Adam", contestant, table_vd, all_batches[0].next(), model.upstream)
-    for batches, limit in zip(all_batches, limits, strict=True):
+    for batches, limit in zip(all_batches, limits, strict=True) if models else ():
         contestants = [contestant for contestant, _ in models]
         seconds = race(contestants + limit, batches, args.rounds)
         report("a whole step, with Adam", batches.kind, contestants + limit, seconds, rows, args.dim * 4, results)
-    del models, contestants, contestant, model  # frees torch's state
-    for name, optimizer in (("SGD", fastembed.optimizers.SGD(RATE)), ("Adam", adam)) if OURS in only else ():
+    models = contestants = contestant = model = None  # frees torch's state
+    for name, optimizer in (("SGD", fastembed.optimizers.SGD(RATE)), ("Adam", adam)):
+        if OURS not in only or name not in args.parts.split(","):
+            continue
         contestants = ways(torch, layer, optimizer, upstream_bd)
-        if name == "SGD":  # Adam has taken its first step already
-            for contestant in contestants:
-                check_step(name, contestant, table_vd, all_batches[0].next(), lambda pooled_bd: upstream_bd)
+        for contestant in contestants if name == "SGD" else contestants[1:2] * (optimizer.iterations == 0):
+            check_step(name, contestant, table_vd, all_batches[0].next(), lambda pooled_bd: upstream_bd)
         for batches, limit in zip(all_batches, limits, strict=True):
             seconds = race(contestants + limit, batches, args.rounds)
             work = f"forward + backward + {name}"
