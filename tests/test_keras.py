@@ -5,6 +5,7 @@ of one-hot vectors; `keras.layers.Embedding` itself does not sum repeated ids on
 """
 
 import gc
+import os
 import threading
 import warnings
 import weakref
@@ -89,7 +90,7 @@ def rows(layer):
 def test_the_example_of_the_reference_page():
     model = keras.Sequential()
     model.add(bridge.Embedding(1000, 64, input_length=10))
-    input_array = np.random.randint(1000, size=(32, 10))
+    input_array = np.random.randint(1000, size=(32, 10))  # noqa: NPY002
     model.compile("rmsprop", "mse")
     output_array = model.predict(input_array, verbose=0)
     assert output_array.shape == (32, 10, 64)
@@ -529,7 +530,7 @@ def test_a_table_beside_the_model(data, tmp_path):
     with pytest.warns(UserWarning, match="to be read, not to be trained"):
         reader = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(reader.predict(data[0], verbose=0), expected)
-    with pytest.raises(Exception, match="writeable|reading|read-only"):
+    with pytest.raises(Exception, match=r"writeable|reading|read-only"):
         reader.fit(*data, verbose=0)
         reader.get_weights()
     del reader, model, layer
@@ -643,6 +644,7 @@ def test_threads(table, data):
     for layer in layers:
         layer.build()
         backward(layer, data[0])  # compiled before there are threads
+
     def work(layer):
         for _ in range(5):
             backward(layer, data[0])
@@ -666,6 +668,34 @@ def test_a_model_leaves_nothing_behind(table, data):
     keras.backend.clear_session()
     gc.collect()
     assert gone() is None
+
+
+@trains
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is not there")
+def test_a_child_after_fork(run_python):
+    """A worker process that was forked from a training looks up rows."""
+    program = """
+        import os
+        import sys
+        import warnings
+        import numpy as np
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        import keras
+        import fastembed.keras
+
+        layer = fastembed.keras.EmbeddingBag(1000, 64, combiner="sum")
+        model = keras.Sequential([keras.Input((26,), dtype="int32"), layer, keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        ids = np.random.default_rng(0).integers(0, 1000, (4096, 26)).astype("int32")
+        model.fit(ids, np.ones((4096, 1)), batch_size=1024, verbose=0)
+        expected = layer.layer(ids)
+        warnings.simplefilter("ignore")
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if np.array_equal(layer.layer(ids), expected) else 1)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    run_python(program)
 
 
 @trains

@@ -13,8 +13,7 @@ import keras
 import numpy as np
 from keras.src.backend.common import global_state
 
-import fastembed
-from fastembed import serialization
+from fastembed import layers, serialization
 from fastembed.keras.updates import TableUpdates
 
 _ON = importlib.import_module(f"fastembed.keras.on_{keras.backend.backend()}")
@@ -87,7 +86,7 @@ class Embedding(keras.layers.Layer):
         (32, 10, 64)
     """
 
-    _kind = fastembed.Embedding
+    _kind = layers.Embedding
 
     def __init__(
         self,
@@ -240,7 +239,7 @@ class Embedding(keras.layers.Layer):
                 f"`inputs` must be integers for more than {_EXACT} rows, as in keras.Input(shape, dtype='int64'). "
                 f"Received: {inputs.dtype}"
             )
-        shape, pools = self.compute_output_shape(inputs.shape), isinstance(self.layer, fastembed.EmbeddingBag)
+        shape, pools = self.compute_output_shape(inputs.shape), isinstance(self.layer, layers.EmbeddingBag)
         return keras.KerasTensor(shape, self.compute_dtype, ragged=inputs.ragged and not pools)
 
     # ---- configs and files -----------------------------------------------------------------------------------------
@@ -293,7 +292,7 @@ class Embedding(keras.layers.Layer):
         """
         if type(layer) is not cls._kind:
             raise TypeError(f"`layer` must be a {cls._kind.__name__} of fastembed. Received: {layer!r}")
-        more = {"combiner": layer.combiner} if isinstance(layer, fastembed.EmbeddingBag) else {}
+        more = {"combiner": layer.combiner} if isinstance(layer, layers.EmbeddingBag) else {}
         new = cls(layer.input_dim, layer.output_dim, name=name or layer.name, dtype=layer.dtype, **more)
         return new._around(layer, table_optimizer)
 
@@ -317,7 +316,7 @@ class Embedding(keras.layers.Layer):
         Raises:
             ValueError: there is none, as it was beside the file, or it has another shape.
         """
-        if "0" in store.keys():
+        if "0" in store:
             self.layer.set_weights([store["0"]])
         elif self.layer.path is None:
             raise ValueError(f"the file must hold the table of {self.name}, as it has no `path`. Received: none")
@@ -339,7 +338,7 @@ class EmbeddingBag(Embedding):
         (2, 64)
     """
 
-    _kind = fastembed.EmbeddingBag
+    _kind = layers.EmbeddingBag
 
     def __init__(self, input_dim, output_dim, combiner="mean", *args, **arguments):
         super().__init__(input_dim, output_dim, *args, combiner=combiner, **arguments)

@@ -159,7 +159,7 @@ class TableUpdates(KerasSaveable):
 
     def load_own_variables(self, store):
         """Goes on from what was written; files without it, and tables that are only read, leave everything as it is."""
-        if _ABOUT not in store.keys() or not self.layer.embeddings.memory.flags.writeable:
+        if _ABOUT not in store or not self.layer.embeddings.memory.flags.writeable:
             return
         about = json.loads(bytes(store[_ABOUT]))
         arrays = {}
