@@ -6,9 +6,13 @@ of one-hot vectors; `keras.layers.Embedding` itself does not sum repeated ids on
 
 import gc
 import os
+import re
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -724,3 +728,16 @@ def test_memory(run_python):
         print(round(peak() - before))
     """
     assert int(run_python(program).splitlines()[-1]) < 100  # the table has 488, its state twice that
+
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "text_classifier.py"
+
+
+@trains
+@pytest.mark.skipif(not EXAMPLE.is_file(), reason="the examples are not there")
+def test_the_example():
+    """examples/text_classifier.py learns to tell packages apart."""
+    ran = subprocess.run([sys.executable, EXAMPLE, "--quick"], capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    before, after = (float(found) for found in re.findall(r"training: ([\d.]+)", ran.stdout))
+    assert before < 0.2 < 0.25 < after

@@ -41,19 +41,27 @@ def flat_map(function, ids):
     return ids.with_flat_values(function(ids.flat_values)) if isinstance(ids, tf.RaggedTensor) else function(ids)
 
 
-def opened(anchor, steps, call):
-    """The value of the anchor; when all gradients have come back to it, the table takes its step."""
+class _Token:
+    """The value of an anchor, and how many look-ups there are with it: known when the backward pass is made."""
 
+    def __init__(self, value, step):
+        self.value, self.step, self.uses = value, step, 0
+
+
+def opened(anchor, steps, call):
+    """The token of an anchor; when all gradients have come back to it, the table takes its step."""
     step = weakref.WeakMethod(steps.step)
 
     @tf.custom_gradient
     def value_of(anchor):
         def backward(upstream):
-            return _call(step, {"after": upstream})
+            return upstream if token.uses == 1 else _call([step], {"after": upstream})
 
         return tf.identity(anchor), backward
 
-    return value_of(anchor.value)
+    token = _Token(None, step)
+    token.value = value_of(anchor.value)
+    return token
 
 
 def look_up(trained, token, ids, weights, dtype):
@@ -76,34 +84,41 @@ def _rows(trained, token, **operands):
     operands = {name: tensor for name, tensor in operands.items() if tensor is not None}
     bags = operands["row_splits"][1:] if "row_splits" in operands else operands["ids"]
     shape = [*bags.shape[: 1 if trained.pools else None], trained.layer.output_dim]
-    frozen, weights = token is None, operands.get("weights")
+    weights = operands.get("weights")
     dtype = trained.layer.compute_dtype
     look_up, collect, gradient = map(weakref.WeakMethod, (trained.look_up, trained.collect, trained.weights_gradient))
 
     @tf.custom_gradient
-    def rows_of(token, *_):
-        rows = _call(look_up, operands, dtype, shape)
+    def rows_of(anchor, *_):
+        rows = _call([look_up], operands, dtype, shape)
 
         def backward(upstream):
             back = {**operands, "upstream": tf.convert_to_tensor(upstream)}  # it may be IndexedSlices
             gradients = []
             if weights is not None:
-                gradients.append(_call(gradient, back, weights.dtype, weights.shape))
-            return [None if frozen else _call(collect, back), *gradients]
+                gradients.append(_call([gradient], back, weights.dtype, weights.shape))
+            if token is None:
+                return [None, *gradients]
+            alone = token.uses == 1  # then its step can be taken at once
+            return [_call([collect, token.step] if alone else [collect], back), *gradients]
 
         return rows, backward
 
-    return rows_of(tf.constant(0.0) if frozen else token, *([] if weights is None else [weights]))
+    if token is not None:
+        token.uses += 1
+    return rows_of(tf.constant(0.0) if token is None else token.value, *([] if weights is None else [weights]))
 
 
-def _call(method, operands, dtype="float32", shape=()):
-    """What a method, of which there is a weak reference, returns for arrays: a tensor; 0 for None. The calls of a graph
-    are in order."""
+def _call(methods, operands, dtype="float32", shape=()):
+    """What the first of methods, of which there are weak references, returns for arrays: a tensor; 0 for None. The
+    calls of a graph are in order."""
     dtype = tf.as_dtype(dtype)
 
     def called(*arrays):
         try:
-            result = method()(**dict(zip(operands, arrays, strict=True)))
+            result = methods[0]()(**dict(zip(operands, arrays, strict=True)))
+            for method in methods[1:]:
+                method()()
         except IndexError as error:
             raise ValueError(str(error)) from error
         return np.asarray(0 if result is None else result, dtype.as_numpy_dtype)

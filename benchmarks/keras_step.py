@@ -1,0 +1,177 @@
+"""How long does a step of `fit` take with fastembed.keras, against keras.layers.Embedding in the same model? And what
+does the bridge cost: its standard step (EmbeddingBag, sum) against the plain library's.
+
+Run once for each backend: KERAS_BACKEND=tensorflow, torch, jax. May import: fastembed, keras and its backends,
+_harness, training_step. Do not break: before anything is timed, both layers take steps in a small model and must have
+the same weights after them; the standard step is checked against float64 formulas.
+"""
+
+import gc
+import os
+import time
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import keras
+import numpy as np
+from _harness import OURS, Batches, Contestant, arguments, check, parse, race, report, wanted, write
+from training_step import EPSILON, RATE, check_step
+
+import fastembed
+import fastembed.keras
+
+BACKEND = keras.backend.backend()
+THEIRS, BRIDGE = "keras Embedding", "fastembed.keras"
+FASTER, MOST = 10, 1.25
+
+
+def model_of(words, args):
+    """Bags of ids: rows, their sum, a number."""
+    ids = keras.Input((args.bag_size,), dtype="int32")
+    rows = words(ids)
+    pooled = rows if isinstance(words, fastembed.keras.EmbeddingBag) else keras.layers.Lambda(_sum)(rows)
+    model = keras.Model(ids, keras.layers.Dense(1)(pooled))
+    model.compile(keras.optimizers.Adam(RATE), "mse")
+    return model
+
+
+def _sum(rows):
+    return keras.ops.sum(rows, axis=1)
+
+
+def check_models(args):
+    """Both take the same steps; no id comes twice in a batch, as Keras is wrong on TensorFlow then."""
+    rows, batch = 32 * args.bag_size, 32
+    ids = np.random.default_rng(1).permutation(rows).reshape(batch, args.bag_size).astype(np.int32)
+    labels = np.linspace(-1, 1, batch, dtype=np.float32)[:, None]
+    table = np.random.default_rng(2).standard_normal((rows, args.dim)).astype(np.float32)
+    after = []
+    kinds = keras.layers.Embedding, fastembed.keras.Embedding, fastembed.keras.EmbeddingBag
+    for kind in kinds:
+        keras.utils.set_random_seed(1)
+        more = {"combiner": "sum"} if kind is fastembed.keras.EmbeddingBag else {}
+        words = kind(rows, args.dim, **more)
+        model = model_of(words, args)
+        words.set_weights([table])
+        model.layers[-1].set_weights([np.full((args.dim, 1), 0.1), np.zeros(1)])
+        model.fit(np.tile(ids, (3, 1)), np.tile(labels, (3, 1)), batch_size=batch, shuffle=False, verbose=0)
+        after.append(words.get_weights()[0])
+    for kind, rows in zip(kinds[1:], after[1:], strict=True):
+        check(kind.__name__, np.allclose(rows, after[0], 1e-4, 1e-5) and not np.allclose(rows, table, 1e-4, 1e-5))
+
+
+def fits(args, results):
+    """Seconds a step of `fit`, in turns."""
+    batches = Batches(args.ids[0], args)
+    labels = np.random.default_rng(3).standard_normal((args.bags, 1)).astype(np.float32)
+    ours = fastembed.keras.EmbeddingBag(args.rows, args.dim, combiner="sum")
+    layers = {
+        "fastembed EmbeddingBag": (ours, 24),
+        "fastembed Embedding": (fastembed.keras.Embedding(args.rows, args.dim, "zeros"), 12),
+        THEIRS: (keras.layers.Embedding(args.rows, args.dim), 2),
+    }
+    seconds = {name: [] for name in layers}
+    models = {name: model_of(words, args) for name, (words, _) in layers.items()}
+    for number in range(args.rounds + 1):
+        for name, (_, steps) in layers.items():
+            ids = np.concatenate([batches.next() for _ in range(steps)]).astype(np.int32)
+            given = ids, np.tile(labels, (steps, 1))
+            start = time.perf_counter()
+            models[name].fit(*given, batch_size=args.bags, shuffle=False, verbose=0)
+            if number:  # the first is compiled
+                seconds[name].append((time.perf_counter() - start) / steps)
+    print(f"\nms a step of fit, Adam, {args.ids[0]} ids, Keras {keras.version()} on {BACKEND}")
+    for name, times in seconds.items():
+        ratio = float(np.median(np.array(seconds[THEIRS]) / times))
+        text = "" if name == THEIRS else f"{ratio:6.0f} x {THEIRS}{wanted(ratio, FASTER)}"
+        print(f"{name:24} {np.median(times) * 1e3:10.2f} {text}", flush=True)
+        line = {"work": "fit with Adam", "backend": BACKEND, "ids": args.ids[0], "contestant": name}
+        results.append({**line, "ms": float(np.median(times) * 1e3), "ratio": ratio})
+
+
+def plain_step(layer, chosen, upstream_bd):
+    """The step of the plain library."""
+
+    def run(ids):
+        layer(ids)
+        chosen.apply_gradients([(layer.gradient(ids, upstream_bd), layer.embeddings)])
+
+    return Contestant(OURS, run, table_vd=layer.embeddings.numpy())
+
+
+def bridge_step(layer, chosen, upstream_bd):
+    """The same step, in a compiled program of the framework."""
+    words = fastembed.keras.EmbeddingBag.from_layer(layer, chosen)
+    words.build()
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        upstream, prepare = tf.constant(upstream_bd), tf.constant
+
+        @tf.function
+        def step(ids):
+            with tf.GradientTape() as tape:
+                rows = words(ids)
+            return tape.gradient(rows, words.anchor.value, output_gradients=upstream)
+
+    elif BACKEND == "torch":
+        import torch
+
+        upstream, prepare = torch.from_numpy(upstream_bd), torch.from_numpy
+
+        def step(ids):
+            words(ids).backward(upstream)
+
+    else:
+        import jax
+
+        upstream, prepare = jax.numpy.asarray(upstream_bd), lambda ids: jax.numpy.asarray(ids.astype(np.int32))
+
+        @jax.jit
+        def program(anchor, ids, upstream):
+            rows, pull = jax.vjp(lambda anchor: words.stateless_call([anchor], [], ids)[0], anchor)
+            return rows, pull(upstream)[0]
+
+        def step(ids):
+            jax.block_until_ready(program(words.anchor.value, ids, upstream))
+
+    return Contestant(BRIDGE, step, prepare, table_vd=layer.embeddings.numpy())
+
+
+def overhead(args, results):
+    """The bridge against the plain library, on one table with one optimizer."""
+    layer = fastembed.EmbeddingBag(args.rows, args.dim, combiner="sum")
+    upstream_bd = np.random.default_rng(3).standard_normal((args.bags, args.dim)).astype(np.float32) * 0.01
+    for kind in args.ids:
+        batches = Batches(kind, args)
+        check_step("Adam", bridge_step(layer, _adam(), upstream_bd), batches.next(), upstream_bd)
+        chosen = _adam()
+        contestants = [plain_step(layer, chosen, upstream_bd), bridge_step(layer, chosen, upstream_bd)]
+        seconds = race(contestants, batches, args.steps)
+        report(f"forward + backward + Adam, {BACKEND}", kind, contestants, seconds, args.bags, args.dim * 4, results)
+        ratio = float(np.median(np.array(seconds[BRIDGE]) / seconds[OURS]))
+        print(f"{BRIDGE}: {ratio:.2f} times the plain library{wanted(ratio, MOST, below=True)}")
+
+
+def _adam():
+    return fastembed.optimizers.Adam(RATE, epsilon=EPSILON)
+
+
+def main():
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--steps", type=int, default=31, help="rounds of the standard step")
+    parser.add_argument("--parts", default="overhead,fit", help="with commas")
+    args = parse(parser)
+    warnings.simplefilter("ignore")
+    check_models(args)
+    results = []
+    if "overhead" in args.parts:
+        overhead(args, results)
+    gc.collect()
+    if "fit" in args.parts:
+        fits(args, results)
+    write(args, f"keras_step_{BACKEND}", results)
+
+
+if __name__ == "__main__":
+    main()
