@@ -34,6 +34,10 @@ def examples(name, **names):
     )
 
 
+of_keras = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # it does not know NumPy 2.4
+
+
+@of_keras
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, tmp_path):
     runner = doctest.DocTestRunner()
@@ -53,12 +57,13 @@ def test_there_are_examples():
     assert len(set(found)) == len(found)  # none is counted twice
 
 
+@of_keras
 @pytest.mark.parametrize("page", sorted((Path(__file__).parents[1] / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_pages(page, tmp_path, monkeypatch):
     """The examples of a page, one after the other."""
     program = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
-    for framework in re.findall(r"^import (jax|keras|sklearn|torch)$", program, re.MULTILINE):
-        need(framework)
+    for name in re.findall(r"^import (jax|keras|sklearn|torch)$", program, re.MULTILINE):
+        need(name)
     monkeypatch.chdir(tmp_path)
     exec(program, {})
 

@@ -334,7 +334,7 @@ class EmbeddingBag(Embedding):
 
     Example:
         >>> bag = fastembed.keras.EmbeddingBag(1000, 64, combiner="sum", mask_zero=True)
-        >>> bag(np.array([[4, 8, 15], [16, 0, 0]])).shape
+        >>> tuple(bag(np.array([[4, 8, 15], [16, 0, 0]])).shape)
         (2, 64)
     """
 
