@@ -34,7 +34,8 @@ def examples(name, **names):
     )
 
 
-of_keras = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # it does not know NumPy 2.4
+# Keras does not know NumPy 2.4.
+of_keras = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @of_keras

@@ -176,7 +176,7 @@ def _open_backward(trained, token, after):
 _open.defvjp(_open_forward, _open_backward)
 
 
-def look_up(trained, token, ids, row_splits=None, weights=None):
+def look_up(trained, token, ids, row_splits=None, weights=None, alone=False):
     """What the layer returns for ids of any shape, or for flat ids and row splits (flat then, for an `Embedding`).
 
     Args:
@@ -185,11 +185,13 @@ def look_up(trained, token, ids, row_splits=None, weights=None):
         ids: integers: a JAX or NumPy array, or `Ids`.
         row_splits: int32 or int64, or None.
         weights: for bags, floats in the shape of ids, or None.
+        alone: something hashable that is true, when the backward pass is traced, if no other look-up has this token:
+            then the gradient and the step are one call, without a copy.
 
     Returns:
         array of the layer's `compute_dtype`, differentiable in the token and in the weights.
     """
-    return _rows(trained, False, token, *_operands(trained.layer, ids, row_splits, weights))
+    return _rows(trained, alone, token, *_operands(trained.layer, ids, row_splits, weights))
 
 
 def look_up_once(trained, anchor, ids, row_splits=None, weights=None):
@@ -267,7 +269,7 @@ def _call_look_up(trained, token, ids, row_splits, weights):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _rows(trained, alone, token, ids, row_splits, weights):
-    """The look-up. alone: `token` is an anchor, and the backward pass takes the step itself."""
+    """The look-up. alone: the backward pass takes the step itself, and `token` may be an anchor."""
     return _call_look_up(trained, token, ids, row_splits, weights)[0]
 
 

@@ -90,12 +90,23 @@ def flat_map(function, ids):
     return function(ids)
 
 
+class _Token:
+    """A token, and how many look-ups there are with it; true if it is one, which is known when the backward pass is
+    traced."""
+
+    def __init__(self, value):
+        self.value, self.uses = value, 0
+
+    def __bool__(self):
+        return self.uses == 1
+
+
 def opened(anchor, steps, call):
-    """The value of the anchor; when all gradients have come back to it, the table takes its step."""
+    """The token of an anchor; when all gradients have come back to it, the table takes its step."""
     if steps.error is not None:
-        return _fails(steps.error, anchor.value)
+        return _Token(_fails(steps.error, anchor.value))
     rate = call.value_of(steps.rate) if isinstance(call, _Training) else None
-    return core.open(steps.trained, _begun(steps, anchor.value, rate))
+    return _Token(core.open(steps.trained, _begun(steps, anchor.value, rate)))
 
 
 @ffi.function
@@ -115,9 +126,10 @@ _begun.defvjp(lambda steps, anchor, rate: (_begun(steps, anchor, rate), None), l
 
 def look_up(trained, token, ids, weights, dtype):
     """The rows of ids, or pooled bags, as `dtype`. token: what opened() gave, or None: the table is frozen."""
-    token = jnp.zeros(()) if token is None else token
+    token = _Token(jnp.zeros(())) if token is None else token
+    token.uses += 1
     ids = ids.astype(jnp.int32) if jnp.issubdtype(ids.dtype, jnp.floating) else ids
-    return core.look_up(trained, token, ids, None, weights).astype(dtype)
+    return core.look_up(trained, token.value, ids, None, weights, token).astype(dtype)
 
 
 def _fails(error, anchor):
