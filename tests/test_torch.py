@@ -730,6 +730,25 @@ def test_save_load_continue_lazy(ids):
     assert torch.equal(first.state_dict()["state"][0]["state"], second.state_dict()["state"][0]["state"])
 
 
+def test_checkpoint(tmp_path, table, ids):
+    """Those of this library save what modules train."""
+    module = pair(table)[0]
+    optimizer = bridge.Optimizer([module], "adam")
+    checkpoint = fastembed.Checkpoint(module.layer, optimizer.optimizer)
+
+    def step():
+        optimizer.zero_grad()
+        module(ids).square().sum().backward()
+        optimizer.step()
+        return module.weight.clone()
+
+    step()
+    checkpoint.save(tmp_path / "training")
+    expected = step()
+    checkpoint.restore(tmp_path / "training")
+    assert same(step(), expected)
+
+
 def test_states_of_others(table, ids):
     module, theirs = pair(table)
     optimizer = bridge.Optimizer([module], "adam")
