@@ -705,6 +705,50 @@ def test_save_load_continue(name, fused, rng, table, ids):
             assert torch.equal(mine[key], theirs[key])
 
 
+def test_save_load_continue_lazy(ids):
+    """The state of a lazy table is made whole, as its weight is."""
+    batches = [torch.tensor([3, 5, 3]), torch.tensor([5, 40])]
+
+    def begin():
+        module = bridge.Embedding(V, D, lazy=True)
+        return module, bridge.Optimizer([module], "adagrad")
+
+    def train(module, optimizer, batch):
+        optimizer.zero_grad()
+        module(batch).square().sum().backward()
+        optimizer.step()
+
+    (one, first), (other, second) = begin(), begin()
+    train(one, first, batches[0])
+    saved = copy.deepcopy([one.state_dict(), first.state_dict()])
+    train(other, second, torch.tensor([7]))
+    other.load_state_dict(saved[0])
+    second.load_state_dict(saved[1])
+    for module, optimizer in ((one, first), (other, second)):
+        train(module, optimizer, batches[1])
+    assert same(one.weight, other.weight)
+    assert torch.equal(first.state_dict()["state"][0]["state"], second.state_dict()["state"][0]["state"])
+
+
+def test_checkpoint(tmp_path, table, ids):
+    """Those of this library save what modules train."""
+    module = pair(table)[0]
+    optimizer = bridge.Optimizer([module], "adam")
+    checkpoint = fastembed.Checkpoint(module.layer, optimizer.optimizer)
+
+    def step():
+        optimizer.zero_grad()
+        module(ids).square().sum().backward()
+        optimizer.step()
+        return module.weight.clone()
+
+    step()
+    checkpoint.save(tmp_path / "training")
+    expected = step()
+    checkpoint.restore(tmp_path / "training")
+    assert same(step(), expected)
+
+
 def test_states_of_others(table, ids):
     module, theirs = pair(table)
     optimizer = bridge.Optimizer([module], "adam")

@@ -28,7 +28,7 @@ _REASONS = {
 
 def _refuse(**arguments):
     for name, value in arguments.items():
-        if value:
+        if value is not None and value is not False:
             raise ValueError(f"`{name}` must not be set: {_REASONS[name]}. Received: {name}={value!r}")
 
 

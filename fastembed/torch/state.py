@@ -50,34 +50,32 @@ def restore(optimizer, tables, saved):
         known = {id(kept.variable): kept for kept in known}
         if not trained.same_form(saved["counters"], counters):
             raise ValueError(f"the counters must be those of {optimizer!r}. Received: {saved['counters']}")
-        restored, into = {}, []
-        for place, table in enumerate(tables):
-            arrays = {name: tensor.cpu().contiguous() for name, tensor in tensors[place].items()}
-            scales = arrays.get("scales")
-            if scales is not None:
-                scales = memory_of(scales)
-                trained.check_array(table.name, "scales", scales, np.empty(len(table), table.rows.real))
-            if place in numbers:
-                given = {name: memory_of(tensor) for name, tensor in arrays.items()}
-                kept = optimizer.restored(table, numbers[place], given)
+        plans = [_plan(optimizer, table, numbers.get(place), tensors[place]) for place, table in enumerate(tables)]
+        for table, (kept, given, scales) in zip(tables, plans, strict=True):
+            scales_v = trained.prepare(table, known.get(id(table)), scales is not None)
+            if scales_v is not None:
+                np.copyto(scales_v, scales)
+            if kept is not None:
+                kept.make(None)
                 for name, array in kept.memory().items():
-                    if name not in given:
-                        raise ValueError(f"the state must have {name!r} of {table!r}. Received: {list(given)}")
-                    given[name] = _as(given[name], array)
-                    trained.check_array(table.name, name, given[name], array)
-                    into.append((given[name], array))
-                restored[id(table)] = kept
-            into.append((scales, table))
-        for table in tables:
-            scaled = any(array is table and given is not None for given, array in into)
-            scales_v = trained.prepare(table, known.get(id(table)), scaled)
-            into = [(given, scales_v if array is table else array) for given, array in into]
-            if id(table) in restored:
-                restored[id(table)].make(None)
-        for given, array in into:
-            if array is not None:
-                np.copyto(array, given)
-        optimizer.restore(saved["counters"], [*restored.values()])
+                    np.copyto(array, given[name])
+        optimizer.restore(saved["counters"], [kept for kept, _, _ in plans if kept is not None])
+
+
+def _plan(optimizer, table, numbers, tensors):
+    """What is to be kept of a table, or None; its arrays by name; the learning rates of its rows, or None."""
+    given = {name: memory_of(tensor.cpu().contiguous()) for name, tensor in tensors.items()}
+    scales, kept = given.pop("scales", None), None
+    if scales is not None:
+        trained.check_array(table.name, "scales", scales, np.empty(len(table), table.rows.real))
+    if numbers is not None:
+        kept = optimizer.restored(table, numbers, given)
+        for name, array in kept.memory().items():
+            if name not in given:
+                raise ValueError(f"the state must have {name!r} of {table!r}. Received: {list(given)}")
+            given[name] = _as(given[name], array)
+            trained.check_array(table.name, name, given[name], array)
+    return kept, given, scales
 
 
 def _as(given, array):
