@@ -1,14 +1,12 @@
 """What the bridges to frameworks share: a layer, its optimizer, and the gradients that a backward pass hands over.
 
-May import: checkpoint.trained, layers, optimizers, ragged, serialization, threads. Do not break: `step` takes one step
-with the sum of all that came since the last one. So a layer that a model uses twice takes the step of its summed
-gradient, as in the framework.
+May import: layers, optimizers, ragged, threads. Do not break: `step` takes one step with the sum of all that came since
+the last one. So a layer that a model uses twice takes the step of its summed gradient, as in the framework.
 """
 
 import weakref
 
-from fastembed import optimizers, serialization
-from fastembed.checkpoint.trained import check_array
+from fastembed import optimizers
 from fastembed.layers import EmbeddingBag
 from fastembed.ragged import Ragged
 from fastembed.threads import Lock
@@ -127,49 +125,3 @@ class Trained:
         if self.optimizer is None:
             raise ValueError("a layer needs an optimizer to be trained. Received: None")
         self.optimizer.apply(gradients, self.layer.trainable_weights)
-
-    # ---- the optimizer in the files of a framework -----------------------------------------------------------------
-
-    def state(self):
-        """(about, arrays): a dict that JSON can hold, and arrays by name, that `restore` goes on from; None if nothing
-        was trained yet. The arrays are the memory itself."""
-        optimizer, weights = self.optimizer, self.layer.weights
-        if optimizer is None or not optimizer.calls:
-            return None
-        variables, arrays = [], {}
-        with optimizer.held(weights):
-            counters, known = optimizer.snapshot()
-            for kept in known:
-                kept.pay(None)
-                kept.make(None)
-                numbers, more = kept.snapshot()
-                variables.append({"weight": weights.index(kept.variable), "numbers": numbers})
-                arrays |= {f"{len(variables) - 1}.{name}": array for name, array in (kept.memory() | more).items()}
-        about = {"config": serialization.serialize(optimizer), "counters": counters, "variables": variables}
-        return {**about, "settings": optimizer.described()}, arrays
-
-    def restore(self, about, arrays):
-        """The optimizer becomes one that goes on from `state()`; the layer's weights are those of that moment already.
-
-        Raises:
-            ValueError: the state does not fit the layer or the optimizer that is there.
-        """
-        optimizer, weights = self.optimizer, self.layer.trainable_weights
-        if optimizer is None:
-            optimizer = optimizers.get(about["config"])
-        if optimizer.described() != about["settings"]:
-            raise ValueError(f"the optimizer must be {about['settings']}. Received: {optimizer.described()}")
-        optimizer.build(weights)
-        with optimizer.held(weights):
-            restored = []
-            for number, saved in enumerate(about["variables"]):
-                own = {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{number}.")}
-                kept = optimizer.restored(weights[saved["weight"]], saved["numbers"], own)
-                for name, array in kept.memory().items():
-                    check_array(kept.name, name, own[name], array)
-                restored.append((kept, own))
-            for kept, own in restored:
-                for name, array in kept.memory().items():
-                    array[...] = own[name]
-            optimizer.restore(about["counters"], [kept for kept, _ in restored])
-        self.optimizer = optimizer

@@ -20,7 +20,7 @@ PACKAGE = Path(fastembed.__file__).parent
 FLOORS = [
     {"__init__", "__main__"},
     {"jax", "keras", "sklearn", "torch"},
-    {"arrow", "bridge", "interop"},
+    {"arrow", "bridge", "interop", "states"},
     {"_config", "formats", "layers"},
     {"checkpoint", "estimate", "saving"},
     {"constraints", "initializers", "optimizers", "regularizers", "schedules", "serialization"},

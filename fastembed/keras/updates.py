@@ -1,6 +1,6 @@
 """What updates the table of a Keras layer: an optimizer of ours, or the model's, translated; and its state in files.
 
-May import: bridge, checkpoint.trained, dtypes, optimizers.
+May import: bridge, states, checkpoint.trained, dtypes, optimizers, serialization.
 Do not break: what Keras's optimizer does and ours would not is an error, never passed over.
 """
 
@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras.src.saving.keras_saveable import KerasSaveable
 
-from fastembed import dtypes, optimizers
+from fastembed import dtypes, optimizers, serialization, states
 from fastembed.bridge import Trained
 from fastembed.checkpoint.trained import kind
 
@@ -148,25 +148,30 @@ class TableUpdates(KerasSaveable):
 
     def save_own_variables(self, store):
         """Writes the optimizer and its state, if it has trained."""
-        state = None if self.last is None else self.last.trained.state()
-        if state is None:
+        optimizer = None if self.last is None else self.last.trained.optimizer
+        if optimizer is None or not optimizer.calls:
             return
-        about, arrays = state
-        about["kinds"] = {name: kind(array) for name, array in arrays.items()}
+        about = states.state_of(optimizer, self.layer.weights)
+        arrays = {}
+        for place, of_table in about.pop("state").items():
+            arrays |= {f"{place}.{name}": array for name, array in of_table.items()}
+        about |= {"config": serialization.serialize(optimizer), "kinds": {key: kind(arrays[key]) for key in arrays}}
         store[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        for name, array in arrays.items():
-            store[name] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        for key, array in arrays.items():
+            store[key] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
     def load_own_variables(self, store):
         """Goes on from what was written; files without it, and tables that are only read, leave everything as it is."""
         if _ABOUT not in store or not self.layer.embeddings.memory.flags.writeable:
             return
         about = json.loads(bytes(store[_ABOUT]))
-        arrays = {}
-        for name, (dtype, *shape) in about["kinds"].items():
-            array = store[name].view(dtypes.of_rows(dtype, shape[-1] if shape else 1))
-            arrays[name] = array.reshape(shape[:1] if dtype in dtypes.QUANTISED else shape)
-        trained = Trained(self.layer) if self.last is None else self.last.trained
-        trained.restore(about, arrays)
+        state = {place: {} for place in range(len(self.layer.weights))}
+        for key, (dtype, *shape) in about["kinds"].items():
+            place, _, name = key.partition(".")
+            array = store[key].view(dtypes.of_rows(dtype, shape[-1] if shape else 1))
+            state[int(place)][name] = array.reshape(shape[:1] if dtype in dtypes.QUANTISED else shape)
+        optimizer = optimizers.get(about["config"]) if self.last is None else self.last.trained.optimizer
+        optimizer.build(self.layer.weights[int(place)] for place in about["numbers"])
+        states.restore(optimizer, self.layer.weights, {**about, "state": state})
         if self.last is None:
-            self._restored = trained.optimizer
+            self._restored = optimizer
