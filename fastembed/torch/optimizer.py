@@ -110,10 +110,11 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             set_to_none: bool, what becomes of those of the anchors.
         """
-        super().zero_grad(set_to_none)
         for module in self.modules:
             module.take_gradients()
             module.trained.take()  # of a backward pass that failed
+            zero = module.anchor.grad
+            module.anchor.grad = None if set_to_none or zero is None else torch.zeros_like(zero)
 
     def _tables(self):
         return [table for module in self.modules for table in module.layer.trainable_weights]
