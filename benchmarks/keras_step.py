@@ -21,7 +21,7 @@ import fastembed
 import fastembed.keras
 
 BACKEND = keras.backend.backend()
-THEIRS, BRIDGE = "keras Embedding", "fastembed.keras"
+THEIRS, BRIDGE, EMPTY = "keras Embedding", "fastembed.keras", f"empty program, {BACKEND}"
 FASTER, MOST = 10, 1.25
 
 
@@ -141,6 +141,22 @@ def bridge_step(layer, chosen, upstream_bd):
     return Contestant(BRIDGE, step, prepare, table_vd=layer.embeddings.numpy())
 
 
+def empty_step():
+    """A compiled program of the framework that does nothing with a batch: what calling it costs."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return Contestant(EMPTY, tf.function(lambda ids: ids[0, 0]), tf.constant, answer=None)
+    if BACKEND == "torch":
+        import torch
+
+        return Contestant(EMPTY, lambda ids: ids[0, 0], torch.from_numpy, answer=None)
+    import jax
+
+    program = jax.jit(lambda ids: ids[0, 0])
+    return Contestant(EMPTY, lambda ids: jax.block_until_ready(program(ids)), jax.numpy.asarray, answer=None)
+
+
 def overhead(args, results):
     """The bridge against the plain library, on one table with one optimizer."""
     layer = fastembed.EmbeddingBag(args.rows, args.dim, combiner="sum")
@@ -148,13 +164,14 @@ def overhead(args, results):
     check_step("Adam", bridge_step(layer, _adam(), upstream_bd), Batches(args.ids[0], args).next(), upstream_bd)
     gc.collect()  # the state of that optimizer
     chosen = _adam()
-    contestants = [plain_step(layer, chosen, upstream_bd), bridge_step(layer, chosen, upstream_bd)]
+    contestants = [plain_step(layer, chosen, upstream_bd), bridge_step(layer, chosen, upstream_bd), empty_step()]
     for kind in args.ids:
         batches = Batches(kind, args)
         seconds = race(contestants, batches, args.steps)
         report(f"forward + backward + Adam, {BACKEND}", kind, contestants, seconds, args.bags, args.dim * 4, results)
         ratio = float(np.median(np.array(seconds[BRIDGE]) / seconds[OURS]))
-        print(f"{BRIDGE}: {ratio:.2f} times the plain library{wanted(ratio, MOST, below=True)}")
+        empty = float(np.median(np.array(seconds[EMPTY]) / seconds[OURS]))
+        print(f"{BRIDGE}: {ratio:.2f} times the plain library{wanted(ratio, MOST, below=True)}; {empty:.2f} is {EMPTY}")
 
 
 def _adam():
