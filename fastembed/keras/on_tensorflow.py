@@ -5,14 +5,9 @@ the end of the data; and functions hold layers weakly, as TensorFlow keeps them 
 """
 
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
-
-# TensorFlow calls us in any of its threads, and each of them would get threads of its own for our loops: more threads
-# than processors, which wait for each other.
-_thread = ThreadPoolExecutor(1, "fastembed")
 
 
 def check(layer):
@@ -128,6 +123,6 @@ def _call(methods, operands, dtype="float32", shape=()):
             raise ValueError(str(error)) from error
         return np.asarray(0 if result is None else result, dtype.as_numpy_dtype)
 
-    result = tf.numpy_function(lambda *arrays: _thread.submit(called, *arrays).result(), [*operands.values()], dtype)
+    result = tf.numpy_function(called, list(operands.values()), dtype)
     result.set_shape(shape)
     return result
