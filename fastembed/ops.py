@@ -601,6 +601,24 @@ def parts_checked(ids_n, upstream, splits_b1=None, weights=None, combiner="sum",
     return Parts(ids_n, splits_b1, weights_n, code, check_padding(padding_idx), upstream_bd, argmax)
 
 
+def joined(first, second):
+    """The gradient that is the sum of two, unexpanded; None: they are of different kinds, or of maxima."""
+    kinds = [
+        (parts.combiner, parts.padding, parts.upstream_bd.dtype, parts.splits_b1 is None, parts.weights_n is None)
+        for parts in (first, second)
+    ]
+    if kinds[0] != kinds[1] or first.argmax_bd is not None:
+        return None
+    splits_b1, weights_n = first.splits_b1, first.weights_n
+    if splits_b1 is not None:
+        splits_b1 = np.concatenate([splits_b1, second.splits_b1[1:] + splits_b1[-1]])
+    if weights_n is not None:
+        weights_n = np.concatenate([weights_n, second.weights_n])
+    ids_n = np.concatenate([first.ids_n, second.ids_n])
+    upstream_bd = np.concatenate([first.upstream_bd, second.upstream_bd])
+    return first._replace(ids_n=ids_n, splits_b1=splits_b1, weights_n=weights_n, upstream_bd=upstream_bd)
+
+
 def parts_as(parts, dtype):
     """Parts with numbers of this dtype."""
     if parts.upstream_bd.dtype == dtype:

@@ -83,6 +83,9 @@ class IndexedSlices:
             return NotImplemented
         if other.dense_shape != self.dense_shape:
             raise ValueError(f"`dense_shape` must be {self.dense_shape}. Received: {other.dense_shape}")
+        joined = ops.joined(self.parts, other.parts)
+        if joined is not None:
+            return IndexedSlices.from_parts(joined, self.dense_shape)
         values = np.concatenate([self.values, other.values])
         return IndexedSlices(values, np.concatenate([self.indices, other.indices]), self.dense_shape)
 

@@ -397,6 +397,43 @@ def test_optimizers_without_a_counterpart(optimizer, reason, table, data):
 
 
 @trains
+def test_frozen_layers_need_no_optimizer(table, data):
+    layer = bridge.Embedding(N, D, weights=table, trainable=False)
+    fit(flat_model(layer), keras.optimizers.Adam(global_clipnorm=1.0), data)
+    np.testing.assert_array_equal(rows(layer), table)
+
+
+@trains
+def test_constraints_of_the_whole_table(table, data):
+    """Keras's default axis; each step then goes over the table, as in Keras."""
+    limit = keras.constraints.MaxNorm(1.0)
+    layer = bridge.Embedding(N, D, weights=table, embeddings_constraint=limit)
+    fit(flat_model(layer), "adam", data)
+    assert layer.table_optimizer.untouched == "dense"
+    assert np.linalg.norm(rows(layer), axis=0).max() <= 1 + 1e-5
+
+
+@trains
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+def test_a_loop_of_its_own_on_jax(table, data):
+    """`stateless_call` of a model that calls a layer twice: one step."""
+    import jax
+
+    layer = bridge.Embedding(N, D, weights=table, table_optimizer=fastembed.optimizers.SGD(0.5))
+    ids = keras.Input((K,), dtype="int32")
+    model = keras.Model(ids, layer(ids) + layer(ids))
+
+    @jax.jit
+    def step(trainable, ids):
+        return jax.grad(lambda trainable: model.stateless_call(trainable, [], ids)[0].sum())(trainable)
+
+    jax.block_until_ready(step([variable.value for variable in model.trainable_variables], data[0]))
+    assert layer.table_optimizer.iterations == 1
+    expected = table - np.bincount(data[0].ravel(), minlength=N)[:, None]
+    np.testing.assert_allclose(rows(layer), expected.astype("float32"), rtol=1e-5)
+
+
+@trains
 def test_a_scaled_loss_needs_the_scale(table, data):
     layer = bridge.Embedding(N, D, weights=table, table_optimizer="sgd")
     with pytest.raises(ValueError, match="loss_scale_factor"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference as ref
 
+import fastembed
 from fastembed import ops
 
 DIMS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 1000]
@@ -289,3 +290,25 @@ def test_padding_alone_touches_nothing(rng):
     assert rows.shape == (0,)
     assert values.shape == (0, 3)
     assert not ops.pool(table, [2, 2], [0, 2], padding_idx=2).any()
+
+
+# ---- sums of gradients -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn", "max"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_of_bags_are_added_unexpanded(rng, combiner, weighted):
+    """The sum of two gradients holds the bags of both; of maxima, and of different kinds, a value for each id."""
+    bag = fastembed.EmbeddingBag(40, 3, combiner=combiner)
+    found, dense = [], np.zeros((40, 3))
+    for bags in (5, 7):
+        ids = rng.integers(0, 40, (bags, 4))
+        upstream = rng.normal(size=(bags, 3)).astype("float32")
+        weights = rng.random((bags, 4)).astype("float32") if weighted else None
+        found.append(bag.gradient(ids, upstream, weights))
+        dense += found[-1].to_dense()
+    both = found[0] + found[1]
+    assert len(both.parts.upstream_bd) == (48 if combiner == "max" else 12)
+    np.testing.assert_allclose(both.to_dense(), dense, rtol=1e-5, atol=1e-6)
+    one = fastembed.IndexedSlices(np.ones((2, 3), "float32"), [1, 39], (40, 3))
+    np.testing.assert_allclose((found[0] + one).to_dense(), found[0].to_dense() + one.to_dense(), rtol=1e-5, atol=1e-6)

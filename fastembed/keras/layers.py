@@ -207,19 +207,21 @@ class Embedding(keras.layers.Layer):
         return self._look_up(inputs, None)
 
     def _look_up(self, ids, weights):
-        steps, token = self._steps()
-        return _ON.look_up(steps.trained, token, ids, weights, self.compute_dtype)
+        trained, token = self._opened()
+        return _ON.look_up(trained, token, ids, weights, self.compute_dtype)
 
-    def _steps(self):
-        """The Steps of the model that is called, and a token with which all look-ups of this call are one step; None:
+    def _opened(self):
+        """What the model that is called trains, and a token with which all look-ups of this call are one step; None:
         the layer is frozen."""
+        if not self.trainable:
+            return self.table_updates.frozen, None
         call, model, training = _ON.call_of(global_state.get_global_attribute("current_call_ctx") or _NoCall(self))
         known = call.__dict__.setdefault("fastembed", {})
         key = self, _ON.place()
         if key not in known:
             with _ON.eager():
                 steps = self.table_updates.steps_for(model, training)
-            known[key] = steps, _ON.opened(self.anchor, steps, call) if self.trainable else None
+            known[key] = steps.trained, _ON.opened(self.anchor, steps, call)
         return known[key]
 
     def compute_mask(self, inputs, mask=None):

@@ -11,6 +11,7 @@ import threading
 import jax
 import jax.numpy as jnp
 import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.jax.trainer import JAXTrainer
 
 from fastembed.jax import core, ffi
@@ -68,7 +69,8 @@ def call_of(context):
     training = getattr(_training, "now", None)
     if training is not None:
         return training, training.model, True
-    return context, context.entry_layer, context.get_value("training")
+    # In a `stateless_call` of somebody's own the scope is the call, and layers are called one by one, too.
+    return get_stateless_scope() or context, context.entry_layer, context.get_value("training")
 
 
 def eager():

@@ -1,6 +1,6 @@
 """What updates the table of a Keras layer: an optimizer of ours, or the model's, translated; and its state in files.
 
-May import: bridge, states, checkpoint.trained, dtypes, optimizers, serialization.
+May import: bridge, states, checkpoint.trained, constraints, dtypes, optimizers, serialization.
 Do not break: what Keras's optimizer does and ours would not is an error, never passed over.
 """
 
@@ -11,15 +11,16 @@ import keras
 import numpy as np
 from keras.src.saving.keras_saveable import KerasSaveable
 
-from fastembed import dtypes, optimizers, serialization, states
+from fastembed import constraints, dtypes, optimizers, serialization, states
 from fastembed.bridge import Trained
 from fastembed.checkpoint.trained import kind
 
 _ABOUT = "about"  # the key, in files, of what the others are
 
 
-def translated(optimizer):
-    """Our optimizer for one of Keras: with its arguments, its schedule, and its steps for rows without a gradient.
+def translated(optimizer, layer):
+    """Our optimizer for one of Keras: its arguments, its schedule, and its steps for rows without a gradient, which
+    those rows take later if they can.
 
     Raises:
         ValueError: it has no counterpart.
@@ -37,8 +38,9 @@ def translated(optimizer):
         reason = "has a learning rate that is a function"
     if reason is not None:
         raise ValueError(f"`table_optimizer` must be given where the model's optimizer {reason}. Received: {name}")
-    kind = getattr(optimizers, name)
-    return kind.from_config({**config, "untouched": "catch_up" if "catch_up" in kind.modes else "dense"})
+    kind, constraint = getattr(optimizers, name), constraints.for_table(layer.embeddings_constraint)
+    later = "catch_up" in kind.modes and (constraint is None or constraint.rows is not None)
+    return kind.from_config({**config, "untouched": "catch_up" if later else "dense"})
 
 
 def _changes_scale(optimizer):
@@ -91,9 +93,10 @@ class TableUpdates(KerasSaveable):
 
     def __init__(self, layer, optimizer=None):
         self.source = optimizer if isinstance(optimizer, keras.optimizers.Optimizer) else None
-        optimizer = optimizers.get(optimizer) if self.source is None else translated(self.source)
+        optimizer = optimizers.get(optimizer) if self.source is None else translated(self.source, layer)
         self.layer = layer
         self.given = None if optimizer is None else Steps(self, optimizer, self.source)
+        self.frozen = Trained(layer)  # for look-ups alone
         self.last = self.given  # the Steps of the model that was called or trained last
         self._followed = weakref.WeakKeyDictionary()  # Steps by the optimizer of Keras that they follow
         self._errors = {}  # Steps that cannot be taken, by the reason
@@ -132,7 +135,7 @@ class TableUpdates(KerasSaveable):
             return self._none("`table_optimizer` must be given where no compiled model is trained. Received: None")
         if source not in self._followed:  # once: while JAX trains, there are no values to be read
             try:
-                optimizer, error = translated(source), None
+                optimizer, error = translated(source, self.layer), None
                 if self._restored is not None and self._restored.described() == optimizer.described():
                     optimizer = self._restored
                 self._restored = None
