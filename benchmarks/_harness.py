@@ -116,12 +116,12 @@ def check(name, right, detail=""):
         raise SystemExit(f"WRONG ANSWER: {name} {detail}")
 
 
-def race(contestants, batches, rounds):
+def race(contestants, batches, rounds, warm=WARM, turn=TURN):
     """Seconds a call of each contestant, one number a round; who begins a round changes.
 
-    A turn first works for WARM seconds untimed (one call at least): the frequent rows are then in the caches, as in a
+    A turn first works for `warm` seconds untimed (one call at least): the frequent rows are then in the caches, as in a
     training loop, and the system has put the threads on different processors, which takes it up to 12 ms. Then come as
-    many timed calls as fill TURN seconds; their median counts. Each call has a batch of its own.
+    many timed calls as fill `turn` seconds; their median counts. Each call has a batch of its own.
     """
     seconds = {contestant.name: [] for contestant in contestants}
     with watched():
@@ -130,8 +130,8 @@ def race(contestants, batches, rounds):
             for contestant in contestants[first:] + contestants[:first]:
                 if number < contestant.at_most:
                     time.sleep(PAUSE)
-                    _calls(contestant, batches, WARM)
-                    seconds[contestant.name].append(float(np.median(_calls(contestant, batches, TURN))))
+                    _calls(contestant, batches, warm)
+                    seconds[contestant.name].append(float(np.median(_calls(contestant, batches, turn))))
     return seconds
 
 
