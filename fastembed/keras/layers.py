@@ -319,7 +319,7 @@ class Embedding(keras.layers.Layer):
             ValueError: there is none, as it was beside the file, or it has another shape.
         """
         if "0" in store:
-            self.layer.set_weights([store["0"]])
+            self.layer.set_weights([np.asarray(store["0"])])
         elif self.layer.path is None:
             raise ValueError(f"the file must hold the table of {self.name}, as it has no `path`. Received: none")
 

@@ -167,11 +167,11 @@ class TableUpdates(KerasSaveable):
         """Goes on from what was written; files without it, and tables that are only read, leave everything as it is."""
         if _ABOUT not in store or not self.layer.embeddings.memory.flags.writeable:
             return
-        about = json.loads(bytes(store[_ABOUT]))
+        about = json.loads(bytes(np.asarray(store[_ABOUT])))
         state = {place: {} for place in range(len(self.layer.weights))}
         for key, (dtype, *shape) in about["kinds"].items():
             place, _, name = key.partition(".")
-            array = store[key].view(dtypes.of_rows(dtype, shape[-1] if shape else 1))
+            array = np.asarray(store[key]).view(dtypes.of_rows(dtype, shape[-1] if shape else 1))
             state[int(place)][name] = array.reshape(shape[:1] if dtype in dtypes.QUANTISED else shape)
         optimizer = optimizers.get(about["config"]) if self.last is None else self.last.trained.optimizer
         optimizer.build(self.layer.weights[int(place)] for place in about["numbers"])
