@@ -12,28 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _harness import OURS, Batches, Contestant, arguments, check, parse, race, report, wanted, write
-from training_step import ACCUMULATOR, EPSILON, RATE, check_step, expected_rows
+from training_step import EPSILON, RATE, check_step, expected_rows, made, plain_step
 
 import fastembed
 
 BRIDGE, DENSE = "fastembed.jax", "jax (dense)"
 MOST = 1.25  # times the plain library
-
-
-def made(optimizer):
-    """An optimizer as in training_step.py."""
-    hyper = {"Adam": {"epsilon": EPSILON}, "SGD": {}}.get(optimizer, {"initial_accumulator_value": ACCUMULATOR})
-    return getattr(fastembed.optimizers, optimizer)(RATE, **hyper)
-
-
-def plain_step(layer, chosen, upstream_bd):
-    """The step of the plain library."""
-
-    def run(ids):
-        layer(ids)
-        chosen.apply_gradients([(layer.gradient(ids, upstream_bd), layer.embeddings)])
-
-    return Contestant(OURS, run, table_vd=layer.embeddings.numpy())
 
 
 def bridge_step(layer, chosen, upstream_bd):

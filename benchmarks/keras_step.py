@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from _harness import OURS, Batches, Contestant, arguments, check, parse, race, report, wanted, write
-from training_step import EPSILON, RATE, check_step
+from training_step import RATE, check_step, made, plain_step
 
 import fastembed
 import fastembed.keras
@@ -92,16 +92,6 @@ def fits(args, results):
         results.append({**line, "ms": median * 1e3, "ratio": ratio})
 
 
-def plain_step(layer, chosen, upstream_bd):
-    """The step of the plain library."""
-
-    def run(ids):
-        layer(ids)
-        chosen.apply_gradients([(layer.gradient(ids, upstream_bd), layer.embeddings)])
-
-    return Contestant(OURS, run, table_vd=layer.embeddings.numpy())
-
-
 def bridge_step(layer, chosen, upstream_bd):
     """The same step, in a compiled program of the framework."""
     words = fastembed.keras.EmbeddingBag.from_layer(layer, chosen)
@@ -161,9 +151,9 @@ def overhead(args, results):
     """The bridge against the plain library, on one table with one optimizer."""
     layer = fastembed.EmbeddingBag(args.rows, args.dim, combiner="sum")
     upstream_bd = np.random.default_rng(3).standard_normal((args.bags, args.dim)).astype(np.float32) * 0.01
-    check_step("Adam", bridge_step(layer, _adam(), upstream_bd), Batches(args.ids[0], args).next(), upstream_bd)
+    check_step("Adam", bridge_step(layer, made("Adam"), upstream_bd), Batches(args.ids[0], args).next(), upstream_bd)
     gc.collect()  # the state of that optimizer
-    chosen = _adam()
+    chosen = made("Adam")
     contestants = [plain_step(layer, chosen, upstream_bd), bridge_step(layer, chosen, upstream_bd), empty_step()]
     for kind in args.ids:
         batches = Batches(kind, args)
@@ -173,10 +163,6 @@ def overhead(args, results):
         ratio = float(np.median(np.array(seconds[BRIDGE]) / seconds[OURS]))
         empty = float(np.median(np.array(seconds[EMPTY]) / seconds[OURS]))
         print(f"{BRIDGE}: {ratio:.2f} times the plain library{wanted(ratio, MOST, below=True)}; {empty:.2f} is {EMPTY}")
-
-
-def _adam():
-    return fastembed.optimizers.Adam(RATE, epsilon=EPSILON)
 
 
 def main():

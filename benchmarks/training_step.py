@@ -47,12 +47,27 @@ def check_step(optimizer, contestant, ids_bk, upstream_bd):
     check(f"{optimizer}: {contestant.name}", right, f"(largest difference {off:.2g})")
 
 
+def made(optimizer):
+    """An optimizer of this library by name, with what all contestants have."""
+    hyper = {"Adam": {"epsilon": EPSILON}, "SGD": {}}.get(optimizer, {"initial_accumulator_value": ACCUMULATOR})
+    return getattr(fastembed.optimizers, optimizer)(RATE, **hyper)
+
+
+def plain_step(layer, chosen, upstream_bd):
+    """The step of this library, which bridges are compared with."""
+
+    def run(ids):
+        layer(ids)
+        chosen.apply_gradients([(layer.gradient(ids, upstream_bd), layer.embeddings)])
+
+    return Contestant(OURS, run, table_vd=layer.embeddings.numpy())
+
+
 def fastembed_step(optimizer, args, table_vd, upstream_bd):
     """The step of this library."""
     bag = fastembed.EmbeddingBag(args.rows, args.dim, combiner="sum")
     bag.adopt(fastembed.Table.wrap(table_vd))
-    hyper = {"Adam": {"epsilon": EPSILON}, "SGD": {}}.get(optimizer, {"initial_accumulator_value": ACCUMULATOR})
-    chosen = getattr(fastembed.optimizers, optimizer)(RATE, **hyper)
+    chosen = made(optimizer)
     chosen.build([bag.embeddings])
 
     def run(ids):

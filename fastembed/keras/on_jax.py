@@ -1,7 +1,7 @@
 """Look-ups and their gradients on JAX.
 
-May import: jax.core, jax.ffi. Do not break: while Keras trains on JAX, its variables have no values; what a step needs
-of them is an operand of the program.
+May import: jax.core, jax.ffi, keras.on_any. Do not break: while Keras trains on JAX, its variables have no values; what
+a step needs of them is an operand of the program.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.jax.trainer import JAXTrainer
 
 from fastembed.jax import core, ffi
+from fastembed.keras.on_any import flat_map as flat_map
+from fastembed.keras.on_any import place as place
 
 _INT32_IDS = 1 << 31
 
@@ -81,15 +83,6 @@ def eager():
     # The learning rate comes with each step; until then it is 0.
     variables = training.model.optimizer.variables
     return keras.StatelessScope([(variable, jnp.zeros(variable.shape, variable.dtype)) for variable in variables])
-
-
-def place():
-    """What a look-up's token belongs to."""
-
-
-def flat_map(function, ids):
-    """function(ids)."""
-    return function(ids)
 
 
 class _Token:

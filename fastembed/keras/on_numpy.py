@@ -1,37 +1,18 @@
 """Look-ups on Keras's NumPy backend, which does not train.
 
-May import: the standard library. Do not break: the names are those of the other backends.
+May import: keras.on_any. Do not break: the names are those of the other backends.
 """
 
-import contextlib
-
-
-def check(layer):
-    """Any table will do."""
+from fastembed.keras.on_any import call_of as call_of
+from fastembed.keras.on_any import check as check
+from fastembed.keras.on_any import eager as eager
+from fastembed.keras.on_any import flat_map as flat_map
+from fastembed.keras.on_any import place as place
 
 
 def supports_jit():
     """There is nothing to compile."""
     return False
-
-
-def call_of(context):
-    """The call that look-ups belong to, an object with a __dict__; the model that is called; whether it is trained."""
-    return context, context.entry_layer, context.get_value("training")
-
-
-def eager():
-    """For `with`: values of variables can be read."""
-    return contextlib.nullcontext()
-
-
-def place():
-    """What a look-up's token belongs to."""
-
-
-def flat_map(function, ids):
-    """function(ids)."""
-    return function(ids)
 
 
 def opened(anchor, steps, call):

@@ -1,7 +1,7 @@
 """Look-ups and their gradients on TensorFlow.
 
-May import: tensorflow. Do not break: no IndexError leaves a function that TensorFlow calls, as it would be taken for
-the end of the data; and functions hold layers weakly, as TensorFlow keeps them for ever.
+May import: keras.on_any; tensorflow. Do not break: no IndexError leaves a function that TensorFlow calls, as it would
+be taken for the end of the data; and functions hold layers weakly, as TensorFlow keeps them for ever.
 """
 
 import weakref
@@ -9,9 +9,8 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-
-def check(layer):
-    """Any table will do."""
+from fastembed.keras.on_any import call_of as call_of
+from fastembed.keras.on_any import check as check
 
 
 def supports_jit():
@@ -19,11 +18,6 @@ def supports_jit():
     if tf.config.list_physical_devices("GPU"):
         return False
     raise ValueError("`jit_compile` must be False or 'auto' on TensorFlow: XLA cannot call fastembed. Received: True")
-
-
-def call_of(context):
-    """The call that look-ups belong to, an object with a __dict__; the model that is called; whether it is trained."""
-    return context, context.entry_layer, context.get_value("training")
 
 
 def eager():

@@ -1,39 +1,20 @@
 """Look-ups and their gradients on torch.
 
-May import: torch. Do not break: arrays share the memory of tensors, and are not written to.
+May import: keras.on_any; torch. Do not break: arrays share the memory of tensors, and are not written to.
 """
-
-import contextlib
 
 import torch
 
-
-def check(layer):
-    """Any table will do."""
+from fastembed.keras.on_any import call_of as call_of
+from fastembed.keras.on_any import check as check
+from fastembed.keras.on_any import eager as eager
+from fastembed.keras.on_any import flat_map as flat_map
+from fastembed.keras.on_any import place as place
 
 
 def supports_jit():
     """torch.compile leaves the look-ups out of what it compiles."""
     return True
-
-
-def call_of(context):
-    """The call that look-ups belong to, an object with a __dict__; the model that is called; whether it is trained."""
-    return context, context.entry_layer, context.get_value("training")
-
-
-def eager():
-    """For `with`: values of variables can be read."""
-    return contextlib.nullcontext()
-
-
-def place():
-    """What a look-up's token belongs to."""
-
-
-def flat_map(function, ids):
-    """function(ids)."""
-    return function(ids)
 
 
 @torch.compiler.disable
