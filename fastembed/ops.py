@@ -1,6 +1,6 @@
 """gather, pool, group and update on plain NumPy arrays: every check and every allocation of a step is here.
 
-May import: dtypes, memory, threads, _core and _core64; it alone calls the cores. Do not break: all checks come before
+May import: dtypes, memory, threads and the cores; it alone calls their drivers. Do not break: all checks come before
 the first write, and a driver's "bad" is answered with an error that names the culprit (detect cheaply, explain
 expensively).
 
@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastembed import _core, dtypes
+from fastembed import dtypes
 from fastembed.dtypes import FLOAT32, FLOAT64
 from fastembed.memory import check_fits
+from fastembed.threads import core as _core
 from fastembed.threads import threads_for
 
 INSTRUCTION_SETS = ("avx512", "avx2", "base")
