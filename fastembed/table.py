@@ -15,7 +15,7 @@ import numpy as np
 from fastembed import capsules, dtypes, files, memory, ops
 from fastembed.carry import Carry, run
 from fastembed.lazy import Lazy, bits_of
-from fastembed.threads import Lock
+from fastembed.threads import Lock, Whole
 
 
 class Table:
@@ -316,7 +316,7 @@ class Table:
         for these in ops.blocks(rows) if coded else ():  # all, before the first is written
             with np.errstate(over="ignore"):
                 ops.check_codes(rows, np.ascontiguousarray(array[these], np.float32), these.start)
-        with self.lock:
+        with self.lock, Whole():
             self.changing()
             if self.debt is not None:
                 self.debt.pay(None)  # for the state: what waits for the old rows has decayed
@@ -559,6 +559,7 @@ def rearrange(pairs, num_rows, from_v=None):
                 carry.step(kept.home.changing)
             for table, fill in pairs:
                 table.carry(carry, fill)
+            taken.enter_context(Whole())  # from here on it is done
         for table in tables:
             if table.constraint is not None and table.constraint.rows is None:
                 table.enforce()

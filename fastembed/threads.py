@@ -1,4 +1,4 @@
-"""How many threads the core uses, how they wait, and what happens after a fork.
+"""How many threads the core uses, how they wait, and what happens after a fork and at Ctrl-C.
 
 May import: the standard library and _core, which it loads; it starts no thread itself. Do not break: a forked child
 never enters an OpenMP region with a team that its parent has left behind, since the GNU runtime hangs there, and never
@@ -6,6 +6,7 @@ waits for a lock that a thread of the parent holds.
 """
 
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -59,6 +60,31 @@ class Lock:
 
     def __reduce__(self):
         return (Lock, ())
+
+
+class Whole:
+    """For `with`: Ctrl-C is heard at the end, so that what is written inside belongs together. Only the main thread ever
+    hears it."""
+
+    __slots__ = ("_came", "_handler")
+
+    def __enter__(self):
+        self._came = self._handler = None
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGINT)
+            if callable(handler):  # and not the system's own
+                self._handler = handler
+                signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def _hear(self, *signal_and_frame):
+        self._came = signal_and_frame
+
+    def __exit__(self, *error):
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            if self._came is not None:
+                self._handler(*self._came)
 
 
 # ---- after a fork ----------------------------------------------------------------------------------------------------
