@@ -1,8 +1,8 @@
 """gather, pool, group and update on plain NumPy arrays: every check and every allocation of a step is here.
 
-May import: dtypes, memory, threads and the cores; it alone calls their drivers. Do not break: all checks come before
-the first write, and a driver's "bad" is answered with an error that names the culprit (detect cheaply, explain
-expensively).
+May import: dtypes, memory, threads (which has loaded _core) and _core64; it alone calls the drivers. Do not break: all
+checks come before the first write, and a driver's "bad" is answered with an error that names the culprit (detect
+cheaply, explain expensively).
 
 The flow: ids (any array) -> `flat_ids` (int32 or int64, contiguous) -> `gather` / `pool`; a gradient is `Parts`
 (ids, bags and upstream gradients, nothing expanded) -> `group` (sorted by row once) -> `update` or `reduce`. An

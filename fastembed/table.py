@@ -537,12 +537,13 @@ class Table:
         self._rows = ops.rows_of(self._array, dim=dim)
 
 
-def rearrange(pairs, num_rows, from_v=None):
+def rearrange(pairs, num_rows, from_v=None, then=lambda: None):
     """Gives tables of one length `num_rows` rows, all or none of them. pairs: the tables, with functions that write the
     initial values of new rows, as Table.resize takes them. from_v: the old number of each row, int64, -1: it is new;
-    None: the first rows stay."""
+    None: the first rows stay. then: called when they have them, and before Ctrl-C is heard."""
     tables = [table for table, _ in pairs]
     if from_v is None and num_rows == len(tables[0]):
+        then()
         return
     with locked(tables):
         optimizers = {optimizer for table in tables for optimizer in table.optimizers}
@@ -565,6 +566,7 @@ def rearrange(pairs, num_rows, from_v=None):
                 table.enforce()
         for optimizer, kept in known:
             optimizer.recount(kept)
+        then()
 
 
 def locked(variables, *locks):

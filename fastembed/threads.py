@@ -20,9 +20,9 @@ _OWN_RUNTIME = (os.path.join("..", "fastembed_cython.libs"), ".dylibs")
 
 
 def _load():
-    """Imports the core. Its own copy of the OpenMP runtime, if there is one, is told that idle threads are to sleep: they
-    spin otherwise, and against those of another copy, say torch's, until each call takes milliseconds. A runtime that
-    is shared with others stays as these want it, and the environment has the last word."""
+    """Imports the core. Its own copy of the OpenMP runtime, if there is one, is told that idle threads are to sleep:
+    spinning against those of another copy, say torch's, makes each call take milliseconds. A runtime that is shared with
+    others stays as they want it, and the environment has the last word."""
     here = os.path.dirname(__file__)
     own = any(os.path.isdir(os.path.join(here, folder)) for folder in _OWN_RUNTIME)
     told = not own or any(name in os.environ for name in _WAITS)
@@ -63,8 +63,8 @@ class Lock:
 
 
 class Whole:
-    """For `with`: Ctrl-C is heard at the end, so that what is written inside belongs together. Only the main thread ever
-    hears it."""
+    """For `with`: Ctrl-C is heard at the end, so that what is written inside belongs together. The main thread alone
+    ever hears it."""
 
     __slots__ = ("_came", "_handler")
 
@@ -164,9 +164,9 @@ def set_num_threads(num_threads):
     """Sets how many threads the library uses. Results never depend on it.
 
     Args:
-        num_threads: int, at least 1; None goes back to the default: what the process may use when the library is imported
-            (processor affinity, control group), at most OMP_NUM_THREADS if that is set; 1 in a process that was made by
-            a fork, and in a worker of a torch DataLoader, since there are others beside it.
+        num_threads: int, at least 1; None goes back to the default: what the process might use when the library was
+            imported (processor affinity, control group), at most OMP_NUM_THREADS if that is set; 1 in a process that
+            was made by a fork, and in a worker of a torch DataLoader, since there are others beside it.
 
     Raises:
         ValueError: if `num_threads` is not a positive int.
