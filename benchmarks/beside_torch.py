@@ -169,9 +169,7 @@ def show_alone(spins, rounds):
 
 def show_beside(spins, rounds):
     """A line for each case, the runtimes that were loaded, and whether a ratio is over the limit."""
-    print(
-        f"{'waiting':12} {'imported':16} {'work':16} {'theirs':>8} {'ours':>8} {'in turn':>8} us {'ratio':>8}, of the best"
-    )
+    print(f"{'waiting':12} {'imported':16} {'work':16}   theirs     ours  in turn us    ratio, of the best")
     loaded, worst = set(), 0.0
     for spin, order, work in itertools.product(spins, ORDERS, WORKS):
         found = run("beside", spin, order, work, rounds)
