@@ -16,6 +16,7 @@ import argparse
 import datetime
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -60,8 +61,8 @@ def machine(name):
         level, kind, size = (_text(index / part).strip() for part in ("level", "type", "size"))
         facts[f"L{level} {kind.lower()}"] = size
     if hasattr(os, "sysconf"):
-        facts["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    facts |= {"kernel": f"{platform.system()} {platform.release()}", "python": platform.python_version()}
+        facts["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
+    facts |= {"kernel": f"{platform.system()} {platform.release().split('-')[0]}", "python": platform.python_version()}
     compiler = [os.environ.get("CC", "cc"), "--version"]
     facts["compiler"] = subprocess.run(compiler, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[0]
     return facts
@@ -248,7 +249,7 @@ def machines(all_found):
     rows = []
     for found in all_found:
         about = {key: value for key, value in found.about.items() if key not in ("name", "processor", "processors")}
-        facts = ", ".join(f"{key.replace('_gb', ', GB')} {value}" for key, value in about.items())
+        facts = ", ".join(f"{key} {value}" for key, value in about.items())
         peers = ", ".join(f"{name} {version}" for name, version in found.versions.items())
         rows.append([found.where(), found.date, facts, peers, found.note])
     return table(["Machine", "date", "about it", "versions", "notes"], rows)
@@ -366,8 +367,8 @@ def main():
     args, more = parser.parse_known_args()  # the rest (`--small`, `--rounds 3`) goes to the benchmarks
     if args.do == "write" and more:
         parser.error(f"write takes no {' '.join(more)}")
-    if args.do == "measure" and not args.wheel:
-        parser.error("measure needs --wheel FILE")
+    if args.do == "measure" and not (args.wheel and importlib.util.find_spec("psutil")):
+        parser.error("measure needs --wheel FILE, and psutil to see whether the machine is quiet")
     {"measure": measure, "write": write}[args.do](args, more)
 
 
