@@ -21,8 +21,8 @@ _OWN_RUNTIME = (os.path.join("..", "fastembed_cython.libs"), ".dylibs")
 
 def _load():
     """Imports the core. Its own copy of the OpenMP runtime, if there is one, is told that idle threads are to sleep:
-    spinning against those of another copy, say torch's, makes each call take milliseconds. A runtime that is shared with
-    others stays as they want it, and the environment has the last word."""
+    spinning against those of another copy, say torch's, makes each call take milliseconds. A runtime that others share
+    stays as they want it, and the environment has the last word."""
     here = os.path.dirname(__file__)
     own = any(os.path.isdir(os.path.join(here, folder)) for folder in _OWN_RUNTIME)
     told = not own or any(name in os.environ for name in _WAITS)
