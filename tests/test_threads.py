@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -567,3 +568,30 @@ def test_python_threads_that_only_look_up(rng, threads):
 
     together(*[work] * 8)
     assert np.array_equal(layer.embeddings.numpy(), table)
+
+
+def test_look_ups_run_beside_each_other(threads):
+    """While one thread is in a long look-up, another makes many short ones in the same layer."""
+    threads(1)
+    layer = EmbeddingBag(V, 64, "sum")
+    ids, expected = np.arange(5_000_000).reshape(10, -1) % V, layer([[1, 2]])
+    times, begun = [], threading.Event()
+
+    def long():
+        layer([[1]])
+        begun.set()
+        times.append(time.perf_counter())
+        layer(ids)
+        times.append(time.perf_counter())
+
+    def short():
+        seen = []
+        begun.wait(10)
+        while len(times) < 2:
+            assert np.array_equal(layer([[1, 2]]), expected)
+            seen.append(time.perf_counter())
+        begin, end = times
+        middle = [moment for moment in seen if begin + 0.2 * (end - begin) < moment < end - 0.2 * (end - begin)]
+        assert len(middle) > 20
+
+    together(long, short)
