@@ -6,6 +6,7 @@ undefined behaviour, and symbols.
 
 import os
 import sys
+import sysconfig
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -60,10 +61,19 @@ def core(name, macros=()):
         f"fastembed.{name}",
         [f"fastembed/{name}.pyx", *SOURCES],
         depends=["fastembed/_core.pyx", *(f"{ROWS}{header}.h" for header in HEADERS)],
-        define_macros=list(macros),
+        define_macros=[*macros, *LIMITED],
+        py_limited_api=bool(LIMITED),
     )
 
 
+# The stable ABI: one wheel for all Pythons from 3.11 on, where buffers came into it. Free-threaded Pythons have none.
+STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
+LIMITED = [("Py_LIMITED_API", "0x030B0000")] if STABLE else []
+
 cores = [core("_core"), core("_core64", [("FE_DOUBLE", "1")])]
 directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
-setup(ext_modules=cythonize(cores, compiler_directives=directives, force=True), cmdclass={"build_ext": BuildExt})
+setup(
+    ext_modules=cythonize(cores, compiler_directives=directives, force=True),
+    cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
+)
