@@ -34,9 +34,13 @@ OPENMP_FLAGS = {
 
 
 class BuildExt(build_ext):
-    """Compiler flags, once the compiler is known."""
+    """Cython, and compiler flags once the compiler is known: not when somebody only asks for metadata."""
 
     def build_extensions(self):
+        directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
+        made = cythonize(list(self.extensions), compiler_directives=directives, force=True)
+        for extension, with_c in zip(self.extensions, made, strict=True):
+            extension.sources = with_c.sources
         self.force = True  # objects of another configuration may lie in build/
         self.parallel = None  # both extensions are made of the same files of C
         kind = self.compiler.compiler_type
@@ -70,10 +74,8 @@ def core(name, macros=()):
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIMITED = [("Py_LIMITED_API", "0x030B0000")] if STABLE else []
 
-cores = [core("_core"), core("_core64", [("FE_DOUBLE", "1")])]
-directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
 setup(
-    ext_modules=cythonize(cores, compiler_directives=directives, force=True),
+    ext_modules=[core("_core"), core("_core64", [("FE_DOUBLE", "1")])],
     cmdclass={"build_ext": BuildExt},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )
