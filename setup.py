@@ -6,6 +6,7 @@ undefined behaviour, and symbols.
 
 import os
 import sys
+import sysconfig
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -33,9 +34,13 @@ OPENMP_FLAGS = {
 
 
 class BuildExt(build_ext):
-    """Compiler flags, once the compiler is known."""
+    """Cython, and compiler flags once the compiler is known: not when somebody only asks for metadata."""
 
     def build_extensions(self):
+        directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
+        made = cythonize(list(self.extensions), compiler_directives=directives, force=True)
+        for extension, with_c in zip(self.extensions, made, strict=True):
+            extension.sources = with_c.sources
         self.force = True  # objects of another configuration may lie in build/
         self.parallel = None  # both extensions are made of the same files of C
         kind = self.compiler.compiler_type
@@ -60,10 +65,17 @@ def core(name, macros=()):
         f"fastembed.{name}",
         [f"fastembed/{name}.pyx", *SOURCES],
         depends=["fastembed/_core.pyx", *(f"{ROWS}{header}.h" for header in HEADERS)],
-        define_macros=list(macros),
+        define_macros=[*macros, *LIMITED],
+        py_limited_api=bool(LIMITED),
     )
 
 
-cores = [core("_core"), core("_core64", [("FE_DOUBLE", "1")])]
-directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
-setup(ext_modules=cythonize(cores, compiler_directives=directives, force=True), cmdclass={"build_ext": BuildExt})
+# The stable ABI: one wheel for all Pythons from 3.11 on, where buffers came into it. Free-threaded Pythons have none.
+STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
+LIMITED = [("Py_LIMITED_API", "0x030B0000")] if STABLE else []
+
+setup(
+    ext_modules=[core("_core"), core("_core64", [("FE_DOUBLE", "1")])],
+    cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
+)

@@ -185,10 +185,11 @@ class Table:
     def read(self, rows):
         """The bytes of a slice of rows, uint8 (n, bytes), as they lie in memory; of a lazy table those that are not
         made as if they were. Rows that have steps to take have not taken them."""
-        if self.lazy is None:
-            return self._rows.octets_vb[rows]
-        with self.lock:
-            return self.lazy.read(rows)
+        if self.lazy is not None:
+            with self.lock:
+                if self.lazy is not None:  # another thread may have ended it
+                    return self.lazy.read(rows)
+        return self._rows.octets_vb[rows]
 
     def pieces(self):
         """Yields the bytes of all rows as look-ups see them, in chunks of some megabytes; a lazy table stays lazy."""
@@ -221,8 +222,7 @@ class Table:
 
         bags: row splits, combiner and padding id, as the gradient will have them: then it is not grouped again.
         """
-        if self.lazy is not None:
-            self._make(ids_n)
+        self._make(ids_n)
         self._pay(ids_n, *bags)
         return self._rows
 
@@ -232,14 +232,18 @@ class Table:
         return self.debt is not None or self.lazy is not None
 
     def _make(self, ids_n):
-        if not self.lazy.has_made(ids_n):
+        lazy = self.lazy  # another thread may end it, as may `debt`
+        if lazy is not None and not lazy.has_made(ids_n):
             with self.lock:
-                self.lazy.make(ids_n)
+                if self.lazy is not None:
+                    self.lazy.make(ids_n)
 
     def _pay(self, ids_n, *bags):
-        if self.debt is not None and self.debt.moves:
+        debt = self.debt
+        if debt is not None and debt.moves:
             with self.lock:
-                self.debt.pay(None if ids_n is None else ops.look_parts(ids_n, *bags))
+                if self.debt is not None:
+                    self.debt.pay(None if ids_n is None else ops.look_parts(ids_n, *bags))
 
     @property
     def is_told(self):
