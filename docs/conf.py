@@ -1,0 +1,83 @@
+"""How Sphinx makes the site: `pip install '.[docs]' && sphinx-build -W --keep-going -n docs docs/_build`.
+
+Do not break: nothing is fetched while it builds, and no framework need be installed. Docstrings are plain text with
+`code` in it; what makes reStructuredText of them is here, so that they need no markup of its own.
+"""
+
+import importlib
+import re
+
+from sphinx.ext.autodoc.mock import mock
+
+import fastembed
+
+project = "fastembed"
+author = "the fastembed authors"
+release = fastembed.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+smartquotes = False  # "skip" is a value
+default_role = "py:obj"  # `Ragged` in a docstring is a link; what has no place in the reference is code
+nitpick_ignore_regex = [("py:obj", ".*")]
+
+html_theme = "furo"
+html_title = f"fastembed {release}"
+html_show_copyright = html_copy_source = html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+pygments_dark_style = "github-dark"
+
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_use_param = False
+napoleon_use_ivar = True
+
+# The bridges are imported without their frameworks; decorators of these leave what they decorate.
+with mock(["jax", "keras", "sklearn", "tensorflow", "torch", "fastembed.jax.ffi", "fastembed.keras.on_keras"]):
+    import jax.tree_util
+    import keras.saving
+
+    jax.tree_util.register_pytree_node_class = lambda cls: cls
+    keras.saving.register_keras_serializable = lambda package: lambda cls: cls
+    for bridge in ("jax", "keras", "sklearn", "torch"):
+        importlib.import_module(f"fastembed.{bridge}")
+
+
+def escaped(line):
+    """A line of a docstring in which nothing but `code` has a meaning, several `code`s too."""
+    parts = re.split(r"(`[^`]*`)", line)
+    parts[::2] = [re.sub(r"[*|]|_\b", r"\\\g<0>", part) for part in parts[::2]]
+    return re.sub(r"(`[^`]*`)(?=\w)", r"\1\\ ", "".join(parts))
+
+
+def as_restructured_text(app, what, name, obj, options, lines):
+    """Makes a docstring ready for napoleon, paragraph by paragraph."""
+    made = ["..", ""] if what == "property" else []  # else it takes what stands before a colon for a type
+    for text in "\n".join(lines).split("\n\n"):
+        paragraph = text.split("\n")
+        if paragraph[0].startswith("    ") and made:  # a formula
+            made += ["::", "", *paragraph, ""]
+            continue
+        examples = next((i for i, line in enumerate(paragraph) if line.lstrip().startswith(">>>")), len(paragraph))
+        paragraph[:examples] = map(escaped, paragraph[:examples])
+        made += [":returns:" if line == "Returns:" else line for line in paragraph] + [""]
+    lines[:] = made
+
+
+def at_the_top(app, env, node, contnode):
+    """`Table` in a docstring of `fastembed.optimizers` is `fastembed.Table`."""
+    target = f"fastembed.{node.get('reftarget')}"
+    return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+
+
+def on_the_site(app, name, source):
+    """benchmarks/README.md is a page here."""
+    source[0] = source[0].replace("(../benchmarks/README.md", "(benchmarks.md")
+
+
+def setup(app):
+    """Before napoleon, whose priority is 500."""
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)
+    app.connect("missing-reference", at_the_top)
+    app.connect("source-read", on_the_site)
