@@ -1,21 +1,29 @@
-"""How Sphinx makes the site: `pip install '.[docs]' && sphinx-build -W --keep-going -n docs docs/_build`.
+"""How Sphinx makes the site: `pip install '.[docs]' && sphinx-build -W --keep-going -n docs build/docs`.
 
 Do not break: nothing is fetched while it builds, and no framework need be installed. Docstrings are plain text with
 `code` in it; what makes reStructuredText of them is here, so that they need no markup of its own.
 """
 
 import importlib
+import os
 import re
+from pathlib import Path
 
 from sphinx.ext.autodoc.mock import mock
 
 import fastembed
 
+HERE = Path(__file__).parent
+PAGES = {  # files of the repository that are pages
+    HERE.parent / "CHANGELOG.md": HERE / "changelog.md",
+    HERE.parent / "CONTRIBUTING.md": HERE / "contributing.md",
+    HERE.parent / "benchmarks" / "README.md": HERE / "benchmarks.md",
+}
+
 project = "fastembed"
 author = "the fastembed authors"
 release = fastembed.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
 smartquotes = False  # "skip" is a value
 default_role = "py:obj"  # `Ragged` in a docstring is a link; what has no place in the reference is code
 nitpick_ignore_regex = [("py:obj", ".*")]
@@ -71,9 +79,37 @@ def at_the_top(app, env, node, contnode):
     return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
 
 
+def relinked(text, file, page):
+    """The text of a file with its links as they are on a page: to pages, where files have one."""
+
+    def link(found):
+        target, mark, place = found[1].partition("#")
+        path = (file.parent / target).resolve()
+        if not target or not path.exists():
+            return found[0]
+        return f"]({os.path.relpath(PAGES.get(path, path), page.parent)}{mark}{place})"
+
+    return re.sub(r"\]\(([^()\s]+)\)", link, text)
+
+
 def on_the_site(app, name, source):
-    """benchmarks/README.md is a page here."""
-    source[0] = source[0].replace("(../benchmarks/README.md", "(benchmarks.md")
+    """A paragraph that is a link to a file of the repository, or to a section of one, becomes its text."""
+    page = Path(app.env.doc2path(name))
+
+    def text_of(paragraph):
+        found = re.fullmatch(r"\[[^]]*\]\((\.\./[^()#]+)#?([^()]*)\)", paragraph.strip())
+        if not found:
+            return relinked(paragraph, page, page)
+        file = (page.parent / found[1]).resolve()
+        app.env.note_dependency(str(file))
+        text = file.read_text(encoding="utf-8")
+        if found[2]:
+            parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)[1:]
+            places = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in parts[::2]]
+            text = parts[2 * places.index(found[2]) + 1]
+        return relinked(text, file, page)
+
+    source[0] = "\n\n".join(map(text_of, source[0].split("\n\n")))
 
 
 def setup(app):
