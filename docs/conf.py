@@ -20,11 +20,19 @@ PAGES = {  # files of the repository that are pages
     HERE.parent / "benchmarks" / "README.md": HERE / "benchmarks.md",
 }
 
+BASES = [  # of classes of the bridges
+    "keras.layers.Layer",
+    "sklearn.base.BaseEstimator",
+    "sklearn.base.TransformerMixin",
+    "torch.nn.Module",
+    "torch.optim.Optimizer",
+]
+
 project = "fastembed"
 author = "the fastembed authors"
 release = fastembed.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-smartquotes = False  # "skip" is a value
+smartquotes_action = "D"  # dashes alone: "skip" is a value
 default_role = "py:obj"  # `Ragged` in a docstring is a link; what has no place in the reference is code
 nitpick_ignore_regex = [("py:obj", ".*")]
 
@@ -41,11 +49,14 @@ autodoc_typehints = "none"
 napoleon_use_param = False
 napoleon_use_ivar = True
 
-# The bridges are imported without their frameworks; decorators of these leave what they decorate.
+# The bridges are imported without their frameworks: base classes of these are empty, and their decorators do nothing.
 with mock(["jax", "keras", "sklearn", "tensorflow", "torch", "fastembed.jax.ffi", "fastembed.keras.on_keras"]):
     import jax.tree_util
     import keras.saving
 
+    for base in BASES:
+        module, _, of_base = base.rpartition(".")
+        setattr(importlib.import_module(module), of_base, type(of_base, (), {}))
     jax.tree_util.register_pytree_node_class = lambda cls: cls
     keras.saving.register_keras_serializable = lambda package: lambda cls: cls
     for bridge in ("jax", "keras", "sklearn", "torch"):
@@ -67,6 +78,9 @@ def as_restructured_text(app, what, name, obj, options, lines):
         if paragraph[0].startswith("    ") and made:  # a formula
             made += ["::", "", *paragraph, ""]
             continue
+        if paragraph[0] == "Raises:":  # one error a line
+            text = re.sub(r"\n {5,}", " ", "\n".join(paragraph))
+            paragraph = re.sub(r"(?<=[.;]) (?=[\w, ]+Error: )", "\n    ", text).split("\n")
         examples = next((i for i, line in enumerate(paragraph) if line.lstrip().startswith(">>>")), len(paragraph))
         paragraph[:examples] = map(escaped, paragraph[:examples])
         made += [":returns:" if line == "Returns:" else line for line in paragraph] + [""]
@@ -75,8 +89,11 @@ def as_restructured_text(app, what, name, obj, options, lines):
 
 def at_the_top(app, env, node, contnode):
     """`Table` in a docstring of `fastembed.optimizers` is `fastembed.Table`."""
-    target = f"fastembed.{node.get('reftarget')}"
-    return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+    target = node.get("reftarget", "")
+    if re.match(r"[a-z]\w*\.", target):  # another package's
+        return None
+    page = node["refdoc"]
+    return env.get_domain("py").resolve_xref(env, page, app.builder, "obj", f"fastembed.{target}", node, contnode)
 
 
 def relinked(text, file, page):

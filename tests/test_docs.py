@@ -115,6 +115,13 @@ def test_no_link_leads_nowhere(file):
     assert not [link for link in links if is_dead(file, link)]
 
 
+def test_the_estimate_on_a_page():
+    """But for the memory that was free there."""
+    (shown,) = re.findall(r"```\n(table .*?)```", (DOCS / "huge.md").read_text(encoding="utf-8"), re.DOTALL)
+    needs = fastembed.estimate(1_000_000_000, 64, optimizer="adagrad")._replace(available=22_300_000_000)
+    assert shown == f"{needs}\n"
+
+
 def test_a_dead_link_is_seen():
     assert is_dead(DOCS / "index.md", "nowhere.md")
     assert is_dead(DOCS / "index.md", "start.md#nowhere")
