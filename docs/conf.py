@@ -75,7 +75,7 @@ def as_restructured_text(app, what, name, obj, options, lines):
     made = ["..", ""] if what == "property" else []  # else it takes what stands before a colon for a type
     for text in "\n".join(lines).split("\n\n"):
         paragraph = text.split("\n")
-        if paragraph[0].startswith("    ") and made:  # a formula
+        if re.match(r"    (?!>>>)", text) and made:  # a formula
             made += ["::", "", *paragraph, ""]
             continue
         if paragraph[0] == "Raises:":  # one error a line
