@@ -42,6 +42,7 @@ html_show_copyright = html_copy_source = html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 pygments_dark_style = "github-dark"
+highlight_language = "text"  # of formulas and of what a shell prints
 
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
