@@ -1,7 +1,8 @@
 """Builds fastembed._core, and _core64 from the same files; everything else about the distribution is in pyproject.toml.
 
 FASTEMBED_OPENMP=0 builds without OpenMP (one thread); FASTEMBED_DEBUG=1 with bounds checks, assertions, traps for
-undefined behaviour, and symbols.
+undefined behaviour, and symbols; FASTEMBED_SANITIZE=address,undefined (or thread) for the compiler's sanitizers, whose
+library must then be loaded first (.ci/memory does).
 """
 
 import os
@@ -14,14 +15,18 @@ from setuptools.command.build_ext import build_ext
 
 OPENMP = os.environ.get("FASTEMBED_OPENMP", "1") != "0"
 DEBUG = os.environ.get("FASTEMBED_DEBUG", "0") == "1"
+SANITIZE = os.environ.get("FASTEMBED_SANITIZE", "")
 
 # The same bits on every processor: no contraction to fused multiply-add, no reordering, no -march=native.
 UNIX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden"]
 # A row may start at any multiple of 4 bytes, so alignment is not checked.
 TRAPS = ["-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-undefined-trap-on-error"]
-UNIX += ["-g", "-UNDEBUG", *TRAPS] if DEBUG else ["-g0"]
+UNIX += ["-UNDEBUG", *TRAPS] if DEBUG else []
+STOPS = ["-O1", "-fno-sanitize=alignment", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-UNDEBUG"]
+SANITIZERS = [f"-fsanitize={SANITIZE}", *STOPS] if SANITIZE else []
+UNIX += [*SANITIZERS, "-g" if DEBUG or SANITIZE else "-g0"]
 FLAGS = {
-    "unix": (UNIX, []),
+    "unix": (UNIX, SANITIZERS[:1]),
     "mingw32": (UNIX, []),
     "msvc": (["/O2", "/fp:precise", "/std:c11"], []),
 }
