@@ -6,11 +6,11 @@ from typing import Any, TypeVar, overload
 from numpy.typing import ArrayLike, NDArray
 
 from fastembed import ops, serialization
-from fastembed._types import Config, Floats, Number
+from fastembed._types import Config, Floats, Int, Number
 
 _C = TypeVar("_C", bound=Constraint)
 _F = TypeVar("_F", bound=Callable[[Any], Any])
-_Axis = int | Sequence[int] | None  # a list or tuple
+_Axis = Int | Sequence[Int] | None  # a list or tuple
 
 class Constraint(serialization.Configurable):
     @property

@@ -28,7 +28,7 @@ class EmbeddingTransformer(TransformerMixin, BaseEstimator):
     dtype: PolicyLike
     random_state: int | np.random.RandomState | None
     layers_: list[Embedding | Any]  # an EmbeddingBag for a column of lists
-    categories_: list[NDArray[Any] | None]
+    categories_: list[NDArray[Any] | Any]  # None where ids are as they are
     loss_curve_: list[float]
     n_features_in_: int
     feature_names_in_: NDArray[np.object_]

@@ -1,5 +1,6 @@
 """Types of row-sparse gradients."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from fastembed._types import Arrays, Floats, Int, Number
 class IndexedSlices:
     parts: ops.Parts
     dense_shape: tuple[int, int]
-    def __init__(self, values: Arrays, indices: Arrays, dense_shape: tuple[Int, Int] | list[int]) -> None: ...
+    def __init__(self, values: Arrays, indices: Arrays, dense_shape: Sequence[Int]) -> None: ...
     @classmethod
     def from_parts(cls, parts: ops.Parts, dense_shape: tuple[int, int]) -> Self: ...
     @property

@@ -12,7 +12,7 @@ from fastembed._types import Arrays, FillRows, Floats, Int, MmapMode, StorageLik
 from fastembed.constraints import Constraint
 from fastembed.threads import Lock
 
-_Shape = tuple[Int, Int] | list[int]
+_Shape = tuple[Int, ...] | list[int]  # (rows, dim)
 
 class Table:
     name: str

@@ -1,6 +1,6 @@
 """Types of files of other libraries."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def save(
     layer: Embedding,
     path: StrPath,
     format: _Format | None = None,
-    vocabulary: Sequence[str] | None = None,
+    vocabulary: Iterable[str] | None = None,
     *,
     progress: Progress | None = None,
 ) -> None: ...

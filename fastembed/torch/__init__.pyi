@@ -36,6 +36,21 @@ class _Arguments(TypedDict, total=False):
     lora_rank: Int | None
     lora_alpha: Number | None
 
+class _OfTensor(_Arguments, total=False):
+    padding_idx: int | None
+    max_norm: float | None
+    norm_type: float
+    scale_grad_by_freq: bool
+    sparse: bool
+    device: _Device
+    dtype: torch.dtype | None
+    optimizer: OptimizerLike | None
+    fused: bool
+
+class _OfTensorBag(_OfTensor, total=False):
+    mode: Combiner
+    include_last_offset: bool
+
 class _Module(torch.nn.Module):
     anchor: torch.nn.Parameter
     trained: Trained
@@ -43,7 +58,7 @@ class _Module(torch.nn.Module):
     embedding_dim: int
     pooled: bool
     @property
-    def optimizer(self) -> optimizers.Optimizer | None: ...
+    def optimizer(self) -> optimizers.Optimizer | Any: ...  # None unless `fused`
     @property
     def num_embeddings(self) -> int: ...
     @property
@@ -54,8 +69,6 @@ class _Module(torch.nn.Module):
     def optimizer_state_dict(self) -> dict[str, Any]: ...
     def load_optimizer_state_dict(self, state_dict: dict[str, Any]) -> None: ...
     def extra_repr(self) -> str: ...
-    @classmethod
-    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **arguments: Any) -> Self: ...
 
 class Embedding(_Module):
     def __init__(
@@ -86,6 +99,8 @@ class Embedding(_Module):
         device: _Device = None,
         dtype: torch.dtype | None = None,
     ) -> Self: ...
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **arguments: Unpack[_OfTensor]) -> Self: ...
     @property
     def layer(self) -> layers.Embedding: ...
     def forward(self, input: Tensor) -> Tensor: ...
@@ -123,6 +138,8 @@ class EmbeddingBag(_Module):
         device: _Device = None,
         dtype: torch.dtype | None = None,
     ) -> Self: ...
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **arguments: Unpack[_OfTensorBag]) -> Self: ...
     @property
     def layer(self) -> layers.EmbeddingBag: ...
     @property
