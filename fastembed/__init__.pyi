@@ -1,8 +1,7 @@
-"""Types of the public names.
-
-May import: everything. Do not break: whatever `import fastembed` lets a program use is here. A bridge is one of Any
-where its framework is not installed.
-"""
+# Types of the public names.
+#
+# May import: everything. Do not break: whatever `import fastembed` lets a program use is here. A bridge is one of Any
+# where its framework is not installed.
 
 from fastembed import (
     constraints,

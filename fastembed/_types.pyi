@@ -1,10 +1,9 @@
-"""Types that the stubs of several modules share.
-
-May import: what they name. Do not break: nothing of this is there at run time; a program that wants a name of it
-imports it under `typing.TYPE_CHECKING`.
-
-A return type with `| Any` means: something else may come back, and nobody has to ask which.
-"""
+# Types that the stubs of several modules share.
+#
+# May import: what they name. Do not break: nothing of this is there at run time; a program that wants a name of it
+# imports it under `typing.TYPE_CHECKING`.
+#
+# A return type with `| Any` means: something else may come back, and nobody has to ask which.
 
 from collections.abc import Callable, Mapping
 from os import PathLike

@@ -1,4 +1,4 @@
-"""Types of what the bridges to frameworks share."""
+# Types of what the bridges to frameworks share.
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Types of constraints."""
+# Types of constraints.
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload

@@ -1,4 +1,4 @@
-"""Types of storage dtypes and Keras dtype policies, which go by their names."""
+# Types of storage dtypes and Keras dtype policies, which go by their names.
 
 from typing import Any, Final, NamedTuple
 

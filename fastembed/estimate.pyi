@@ -1,4 +1,4 @@
-"""Types of estimates of memory."""
+# Types of estimates of memory.
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Types of columns of lists and ragged tensors of other libraries, which are Any where these are not installed."""
+# Types of columns of lists and ragged tensors of other libraries, which are Any where these are not installed.
 
 from typing import Any, Final, Literal
 

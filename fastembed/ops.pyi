@@ -1,4 +1,4 @@
-"""Types of the functions on plain arrays; `Rows` and arrays of a storage dtype are both tables to them."""
+# Types of the functions on plain arrays; `Rows` and arrays of a storage dtype are both tables to them.
 
 from collections.abc import Callable
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Types of ragged arrays. What is an array, or in a nested one a `Ragged`, is `NDArray[Any] | Any`."""
+# Types of ragged arrays. What is an array, or in a nested one a `Ragged`, is `NDArray[Any] | Any`.
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Self, SupportsIndex, overload

@@ -1,4 +1,4 @@
-"""Types of regularizers."""
+# Types of regularizers.
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar, overload

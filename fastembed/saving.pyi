@@ -1,4 +1,4 @@
-"""Types of saving and loading."""
+# Types of saving and loading.
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Types of learning-rate schedules."""
+# Types of learning-rate schedules.
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload

@@ -1,4 +1,4 @@
-"""Types of configs: dicts of JSON values."""
+# Types of configs: dicts of JSON values.
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Types of the scikit-learn transformer."""
+# Types of the scikit-learn transformer.
 
 from collections.abc import Sequence
 from typing import Any, Final, Literal, Self

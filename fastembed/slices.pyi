@@ -1,4 +1,4 @@
-"""Types of row-sparse gradients."""
+# Types of row-sparse gradients.
 
 from collections.abc import Sequence
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""Types of tables. `numpy()` is an array of floats, or of codes, as the storage dtype is: see fastembed/dtypes.py."""
+# Types of tables. `numpy()` is an array of floats, or of codes, as the storage dtype is: see fastembed/dtypes.py.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Types of threads."""
+# Types of threads.
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Types of trainings on disk."""
+# Types of trainings on disk.
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload

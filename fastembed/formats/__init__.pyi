@@ -1,4 +1,4 @@
-"""Types of files of other libraries."""
+# Types of files of other libraries.
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple

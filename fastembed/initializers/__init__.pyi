@@ -1,4 +1,4 @@
-"""Types of initializers."""
+# Types of initializers.
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, overload

@@ -1,4 +1,4 @@
-"""Types of the bridge to JAX."""
+# Types of the bridge to JAX.
 
 from collections.abc import Sequence
 from typing import Any, Self, TypeAlias, overload

@@ -1,4 +1,4 @@
-"""Types of the layers for Keras models. Tensors are those of Keras's backend, and Any."""
+# Types of the layers for Keras models. Tensors are those of Keras's backend, and Any.
 
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar

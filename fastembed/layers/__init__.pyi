@@ -1,4 +1,4 @@
-"""Types of the layers."""
+# Types of the layers.
 
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self, overload

@@ -1,4 +1,4 @@
-"""Types of optimizers. The arguments that all of them take are the keys of `_Base`."""
+# Types of optimizers. The arguments that all of them take are the keys of `_Base`.
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager

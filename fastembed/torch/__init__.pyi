@@ -1,4 +1,4 @@
-"""Types of the bridge to PyTorch."""
+# Types of the bridge to PyTorch.
 
 from collections.abc import Callable, Iterable
 from typing import Any, Self, TypedDict, Unpack, overload
