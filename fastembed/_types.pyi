@@ -42,6 +42,11 @@ class SupportsDLPack(Protocol):
     def __dlpack__(self) -> Any: ...
     def __dlpack_device__(self) -> Any: ...
 
+class SupportsArray(Protocol):
+    """Arrays, tables, tensors."""
+
+    def __array__(self) -> Any: ...
+
 Arrays: TypeAlias = ArrayLike | SupportsDLPack  # whatever NumPy reads; see ops.array_of
 # A function (values_ud, rows_u) that writes the values of rows of these numbers.
 FillRows: TypeAlias = Callable[[NDArray[Any], NDArray[np.int64]], object]
@@ -84,7 +89,7 @@ class KerasOptimizer(Protocol):
     def apply_gradients(self, grads_and_vars: Any) -> Any: ...
     def get_config(self) -> Any: ...
 
-InitializerLike: TypeAlias = Initializer | type[Any] | str | Config | NDArray[Any] | Callable[..., Any] | None
+InitializerLike: TypeAlias = Initializer | type[Any] | str | Config | SupportsArray | Callable[..., Any] | None
 RegularizerLike: TypeAlias = Regularizer | type[Any] | str | Config | Callable[[Any], Any] | None
 ConstraintLike: TypeAlias = Constraint | type[Any] | str | Config | Callable[[Any], Any] | None
 OptimizerLike: TypeAlias = Optimizer | type[Optimizer] | str | Config | KerasOptimizer

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastembed import ops, serialization
-from fastembed._types import Config, FillRows, Floats, Int, Number
+from fastembed._types import Config, FillRows, Floats, Int, Number, SupportsArray
 
 __all__ = [
     "Constant",
@@ -113,4 +113,4 @@ def get(identifier: None) -> None: ...
 @overload
 def get(identifier: _I | type[_I]) -> _I: ...
 @overload
-def get(identifier: str | Config | NDArray[Any] | Callable[..., Any]) -> Initializer: ...
+def get(identifier: str | Config | SupportsArray | Callable[..., Any]) -> Initializer: ...
