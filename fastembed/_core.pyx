@@ -122,6 +122,8 @@ cdef extern from "_rows/parallel.h" nogil:
     int64_t fe_add(int64_t *total, int64_t count)
     void fe_barrier()
     int fe_team_size()
+    int fe_max_threads()
+    bint fe_end_team()
     int64_t fe_next(int64_t *counter)
     void fe_raise(int32_t *flag)
     int32_t fe_load(const int32_t *number)
@@ -185,6 +187,16 @@ def has_isa(str isa):
     """True if this build and processor can use `isa`."""
     name = isa.encode()
     return fe_rows_select(name) != NULL
+
+
+def max_threads():
+    """The threads that the runtime would use in this Python thread; 1 without OpenMP."""
+    return fe_max_threads()
+
+
+def end_team():
+    """Lets the idle threads of this Python thread end; False where the runtime can not."""
+    return fe_end_team()
 
 
 ctypedef void (*worker_t)(void *job, int me) noexcept nogil

@@ -21,7 +21,7 @@ from fastembed.optimizers.arguments import BASE, CHECKS, MODES, OURS, number
 from fastembed.optimizers.kept import Kept, count_of, matrix_of
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table, locked
-from fastembed.threads import Lock
+from fastembed.threads import Lock, Whole
 
 _GOLDEN = 0x9E3779B97F4A7C15  # from the rounding seed of one variable to that of the next
 
@@ -276,7 +276,7 @@ class Optimizer(serialization.Configurable):
         """Variables become their running averages, as Keras does at the end of a training with `use_ema`."""
         for variable in variables if self.use_ema else ():
             kept = self._known(variable)
-            with self.held([variable]):
+            with self.held([variable]), Whole():
                 kept.overwrite(kept.average_rows(self.calls, self.ema_momentum))
                 self.refresh(kept)
 
@@ -476,36 +476,41 @@ class Optimizer(serialization.Configurable):
             all_groups = _group(gradients, variables)
             if not all(map(ops.finite, gradients)):
                 return _explain_nonfinite(pairs, gradients)
-            known = [self._keep(variable) for variable in variables]
-            steps = self.gradient_accumulation_steps or 1
-            takes_step = (self.calls + 1) % steps == 0
+            with Whole():
+                return self._write(variables, gradients, all_groups, factor)
+
+    def _write(self, variables, gradients, all_groups, factor):
+        """_apply, from the first write on."""
+        known = [self._keep(variable) for variable in variables]
+        steps = self.gradient_accumulation_steps or 1
+        takes_step = (self.calls + 1) % steps == 0
+        if takes_step:
+            t, rate = self._prepare(known)
+        waiting = ()
+        if steps > 1:  # `factor` may be another one at the next call
+            waiting = [(kept, kept.pending) for kept in self._variables.values()]
+            for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
+                kept.add_pending(gradient, groups, factor)
             if takes_step:
-                t, rate = self._prepare(known)
-            waiting = ()
-            if steps > 1:  # `factor` may be another one at the next call
-                waiting = [(kept, kept.pending) for kept in self._variables.values()]
-                for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
-                    kept.add_pending(gradient, groups, factor)
-                if takes_step:
-                    gradients = [kept.take_pending() for kept in known]
-                    all_groups = _group(gradients, variables)
-                    for kept, _ in waiting:
-                        kept.pending = None
-                factor = 1.0
-            if takes_step:
-                work = [*zip(known, gradients, all_groups, strict=True)]
-                factors = self._clip_factors(work, factor / steps)
-                if not np.isfinite(factors).all():
-                    for kept, pending in waiting:
-                        kept.pending = pending
-                    return "a norm of gradients that is not finite"
-                self._step(work, factors, t, rate)
-            if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
-                for kept in self._variables.values():
-                    kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
-                    self.refresh(kept)
-            self.calls += 1
-            return None
+                gradients = [kept.take_pending() for kept in known]
+                all_groups = _group(gradients, variables)
+                for kept, _ in waiting:
+                    kept.pending = None
+            factor = 1.0
+        if takes_step:
+            work = [*zip(known, gradients, all_groups, strict=True)]
+            factors = self._clip_factors(work, factor / steps)
+            if not np.isfinite(factors).all():
+                for kept, pending in waiting:
+                    kept.pending = pending
+                return "a norm of gradients that is not finite"
+            self._step(work, factors, t, rate)
+        if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
+            for kept in self._variables.values():
+                kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
+                self.refresh(kept)
+        self.calls += 1
+        return None
 
     def _prepare(self, known):
         """Returns the number of the step to come and its learning rate, and makes its hyperparameters: whatever may be
