@@ -110,21 +110,6 @@ def test_modules_say_what_they_are(module):
             assert below or re.search(rf"\b({own}|everything)\b", allowed), f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("core", CORES.values(), ids=CORES)
-def test_the_types_of_the_core(core):
-    """_core.pyi names what both cores have, methods too."""
-    typed = ast.parse((PACKAGE / "_core.pyi").read_text(encoding="utf-8")).body
-    named = {node.name for node in typed if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    named |= {node.target.id for node in typed if isinstance(node, ast.AnnAssign)}
-    own = {name for name in vars(core) if not name.startswith("_")}
-    assert named == own
-    for node in typed:
-        if isinstance(node, ast.ClassDef):
-            parts = {part.name if isinstance(part, ast.FunctionDef) else part.target.id for part in node.body}
-            has = {name for name in vars(getattr(core, node.name)) if not name.startswith("_")}
-            assert parts - {"__init__"} == has
-
-
 # ---- public names ------------------------------------------------------------------------------------
 
 
@@ -167,10 +152,6 @@ def test_everything_public_has_a_docstring():
     found = [pair for module in modules for pair in public(module)]
     assert len(found) > 60
     assert [name for name, thing in found if not inspect.getdoc(thing)] == []
-
-
-def test_typed():
-    assert (PACKAGE / "py.typed").is_file()
 
 
 # ---- what an import leaves behind --------------------------------------------------------------------

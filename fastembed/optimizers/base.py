@@ -73,7 +73,7 @@ class Optimizer(serialization.Configurable):
     keras_module = "keras.optimizers"
 
     def __init__(self, learning_rate, name, base, own=None):
-        """own: its own arguments by name; each is checked, and becomes an attribute and a key of the config."""
+        # own: its own arguments by name; each is checked, and becomes an attribute and a key of the config
         self.learning_rate = learning_rate
         path = base.pop("path", None)
         unknown = set(base) - set(BASE) - set(OURS)
