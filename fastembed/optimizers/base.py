@@ -477,35 +477,46 @@ class Optimizer(serialization.Configurable):
             if not all(map(ops.finite, gradients)):
                 return _explain_nonfinite(pairs, gradients)
             known = [self._keep(variable) for variable in variables]
-            steps = self.gradient_accumulation_steps or 1
-            takes_step = (self.calls + 1) % steps == 0
-            if takes_step:
-                t, rate = self._prepare(known)
-            waiting = ()
-            if steps > 1:  # `factor` may be another one at the next call
-                waiting = [(kept, kept.pending) for kept in self._variables.values()]
-                for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
-                    kept.add_pending(gradient, groups, factor)
-                if takes_step:
-                    gradients = [kept.take_pending() for kept in known]
-                    all_groups = _group(gradients, variables)
-                    for kept, _ in waiting:
-                        kept.pending = None
-                factor = 1.0
-            if takes_step:
-                work = [*zip(known, gradients, all_groups, strict=True)]
-                factors = self._clip_factors(work, factor / steps)
-                if not np.isfinite(factors).all():
-                    for kept, pending in waiting:
-                        kept.pending = pending
-                    return "a norm of gradients that is not finite"
-                self._step(work, factors, t, rate)
+            before = [
+                (kept, kept.pending, kept.hyper, kept.rounded, kept.rounding) for kept in self._variables.values()
+            ]
+            try:
+                reason = self._take(variables, known, gradients, all_groups, factor)
+            except BaseException:
+                _put_back(before)
+                raise
+            if reason:
+                _put_back(before)
+                return reason
             if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
                 for kept in self._variables.values():
                     kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
                     self.refresh(kept)
             self.calls += 1
             return None
+
+    def _take(self, variables, known, gradients, all_groups, factor):
+        """The step of a call, or its gradients wait for one. Returns what is not finite, or None."""
+        steps = self.gradient_accumulation_steps or 1
+        takes_step = (self.calls + 1) % steps == 0
+        if takes_step:
+            t, rate = self._prepare(known)
+        if steps > 1:  # `factor` may be another one at the next call
+            for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
+                kept.add_pending(gradient, groups, factor)
+            if takes_step:
+                gradients = [kept.take_pending() for kept in known]
+                all_groups = _group(gradients, variables)
+                for kept in self._variables.values():
+                    kept.pending = None
+            factor = 1.0
+        if takes_step:
+            work = [*zip(known, gradients, all_groups, strict=True)]
+            factors = self._clip_factors(work, factor / steps)
+            if not np.isfinite(factors).all():
+                return "a norm of gradients that is not finite"
+            self._step(work, factors, t, rate)
+        return None
 
     def _prepare(self, known):
         """Returns the number of the step to come and its learning rate, and makes its hyperparameters: whatever may be
@@ -538,6 +549,8 @@ class Optimizer(serialization.Configurable):
                 step, hyper = passes[i].send(results[i])
                 if turn == 0:
                     work[i][0].hyper = hyper
+                    if work[i][0].history is not None:
+                        work[i][0].history.prepare(self, t, rate, hyper)
                 updates.append(self._update(*work[i], step, hyper, factors[i], turn, t, rate))
             for i, sums in zip(these, ops.run(updates), strict=True):
                 results[i] = sums
@@ -547,7 +560,7 @@ class Optimizer(serialization.Configurable):
                 passes[i].send(results[i])
             kept.looked = None
             if kept.history is not None:
-                kept.history.add(self, t, rate, kept.hyper)
+                kept.history.add()
                 if kept.history.full:
                     kept.pay(None)
                     kept.forget(None)  # frozen rows do not pay
@@ -639,6 +652,12 @@ class Optimizer(serialization.Configurable):
         if decay and decay != cls.legacy_decay:
             raise ValueError(f"`decay` must be {cls.legacy_decay or 0}. Received: decay={decay!r}")
         return super().from_config(config)
+
+
+def _put_back(before):
+    """A step that has failed leaves nothing behind."""
+    for kept, *values in before:
+        kept.pending, kept.hyper, kept.rounded, kept.rounding = values
 
 
 def _tell(variable, optimizer):
