@@ -288,7 +288,11 @@ class Ragged:
             index = np.asarray(index, np.int64 if len(index) == 0 else None)
             if index.dtype.kind not in "iub":
                 raise TypeError(f"`index` must be integers or a mask. Received: {index.dtype} of shape {index.shape}")
-            return self._take(np.arange(len(self))[index])
+            try:
+                rows = np.arange(len(self))[index]
+            except IndexError as error:
+                raise IndexError(f"`index` must be rows of {len(self)}, or a mask of them. Received: {error}") from None
+            return self._take(rows)
         try:
             row = range(len(self))[index]
         except TypeError:

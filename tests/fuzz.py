@@ -402,8 +402,8 @@ def mutated(draw, tree, values=trees):
             with contextlib.suppress(LookupError, TypeError):  # it is gone by now
                 holder[key] = copy.deepcopy(functools.reduce(lambda value, at: value[at], other, tree))
         elif how == "deep":
-            for _ in range(draw(st.sampled_from([3, 40, 2000]))):
-                holder[key] = [holder[key]] if draw(st.just(True)) else None
+            for _ in range(draw(st.sampled_from([3, 40, 300]))):
+                holder[key] = [holder[key]]
     return tree
 
 
@@ -411,7 +411,8 @@ def configs(data):
     """Configs with wrong values: an object, which its own config makes again, or an error."""
     make, config = data.draw(st.sampled_from(known_configs()), label="of")
     wrong = mutated(data.draw, config)
-    hypothesis.note(f"{make} of {wrong!r:.2000}")
+    with contextlib.suppress(RecursionError):
+        hypothesis.note(f"{make} of {wrong!r:.2000}")
     with bounded():
         made = outcome(lambda: make(wrong))
         if isinstance(made, Exception) or made is None or isinstance(made, (str, float)):
@@ -582,7 +583,7 @@ def read_files(data, files):
         if isinstance(apart, Exception):
             assert not table.exists()
         outcome(lambda: formats.load(path, name="items"))
-        if formats.format_of(path, reading=True) in formats.OF_WORDS:
+        if path.suffix in (".txt", ".bin", ".kv", ".gz"):
             listed = outcome(lambda: formats.load_vocabulary(path))
             if isinstance(listed, list):
                 assert all(isinstance(word, str) for word in listed)
@@ -632,9 +633,10 @@ def folders(data):
     fits = False
     if name.endswith(".json") and data.draw(st.booleans()):
         tree = mutated(data.draw, json.loads(whole[name]), numbers_of_json)
-        text = outcome(lambda: json.dumps(tree), RecursionError)  # of objects that JSON has not: nothing to test
-        hypothesis.assume(isinstance(text, str))
-        whole[name], fits = text.encode(), data.draw(st.booleans())
+        try:
+            whole[name], fits = json.dumps(tree).encode(), data.draw(st.booleans())
+        except (TypeError, ValueError, RecursionError):  # JSON has no such thing
+            hypothesis.reject()
     else:
         whole[name] = damaged(data.draw, whole[name])
     if data.draw(st.integers(0, 19)) == 0:
@@ -901,6 +903,7 @@ def run(target, seed, examples):
         mock.patch.object(optimizers.history, "plan", _planned),
     ):
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "overflow encountered in cast")  # of numbers that a dtype has not
         if target != "programs":
             hypothesis.seed(seed)(how(hypothesis.given(st.data())(TARGETS[target])))()
             return

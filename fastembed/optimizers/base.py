@@ -371,17 +371,15 @@ class Optimizer(serialization.Configurable):
 
     def _go_on(self, about):
         """Takes up what flush() left."""
-        try:
+        with home.damage(self.home.path):
             ours = self.described()
             saved = {key: about[key] for key in ours}
             if saved != ours:
                 raise ValueError(f"`path` must hold the state of {ours}. Received: {saved}")
             counters = about["counters"]
-            self.calls, self.skipped = int(counters["calls"]), int(counters["skipped"])
+            self.calls, self.skipped = count_of(counters, "calls"), count_of(counters, "skipped")
             if counters["learning_rate"] is not None and isinstance(self._learning_rate, float):
                 self.learning_rate = counters["learning_rate"]
-        except (LookupError, TypeError) as error:
-            raise ValueError(f"`path` must hold the state of an optimizer. Received: {about!r:.200}") from error
 
     def scale_loss(self, loss):
         """Returns the loss times `loss_scale_factor`."""
@@ -668,6 +666,11 @@ def _tell(variable, optimizer):
 
 def _gone_on_with(variable, number, saved, small, optimizer):
     """What is kept of a variable, as flush() left it."""
+    with home.damage(optimizer.home.path):
+        return _restored(variable, number, saved, small, optimizer)
+
+
+def _restored(variable, number, saved, small, optimizer):
     if saved["shape"] != list(variable.shape):
         raise ValueError(
             f"variables must come in the order that they had, number {number} of shape {saved['shape']}. Received: "
