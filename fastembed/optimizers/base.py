@@ -452,6 +452,8 @@ class Optimizer(serialization.Configurable):
             TypeError, ValueError: a wrong dtype or shape, a read-only or frozen variable, a variable that comes twice,
                 a gradient that is not finite.
             IndexError: an id that is no row. No variable, state or counter has changed then.
+            MemoryError: likewise; but where a step has several passes (Lamb, Adafactor, `ema_overwrite_frequency`) and
+                a later one finds no memory, rows or states have changed, and the step does not count.
         """
         pairs = list(grads_and_vars)
         with self._lock:

@@ -129,7 +129,10 @@ class Folder(Memory):
         with damage(self.path):
             if self.about is None or number >= len(self.about["variables"]):
                 return None
-            with np.load(self._name(f"{number}.small.npz"), allow_pickle=False) as small:
+            with (
+                open(self._name(f"{number}.small.npz"), "rb") as file,  # np.load leaves a damaged one open
+                np.load(file, allow_pickle=False) as small,
+            ):
                 return self.about["variables"][number], dict(small)
 
     def flush(self, about, small):
