@@ -21,7 +21,6 @@ import json
 import os
 import pathlib
 import pickle
-import resource
 import shutil
 import signal
 import struct
@@ -57,6 +56,11 @@ from fastembed import (
     serialization,
 )
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 CLEAR = (ValueError, TypeError, IndexError, MemoryError)
 V, D = 11, 3
 SECONDS = 20  # for one example
@@ -89,7 +93,10 @@ def ours(error):
 
 @contextlib.contextmanager
 def bounded():
-    """Inside, memory is limited to ROOM more than there is, and time to SECONDS."""
+    """Inside, memory is limited to ROOM more than there is, and time to SECONDS; not on Windows."""
+    if resource is None:
+        yield
+        return
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
     before = resource.getrlimit(resource.RLIMIT_AS)
 
