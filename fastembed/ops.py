@@ -951,12 +951,18 @@ def _set_missed(job, missed, zeros_d):
 
 
 def run(updates):
-    """Does a list of `Update`s, checked before, together. Returns for each what its step has summed up, a list."""
+    """Does a list of `Update`s, checked before, together. Returns for each what its step has summed up, a list.
+
+    Raises:
+        MemoryError: nothing was written then.
+    """
     known = {}
     jobs = [_job(update, known) for update in updates]
     threads, sums = threads_for(sum(work for _, work in jobs)), [None] * len(jobs)
-    for module, these in _by_core([rows_of(update.table).core for update in updates]):
-        for i, found in zip(these, module.run_jobs([jobs[i][0] for i in these], threads), strict=True):
+    by_core = _by_core([rows_of(update.table).core for update in updates])
+    passes = [(these, module.Pass([jobs[i][0] for i in these], threads)) for module, these in by_core]
+    for these, one in passes:  # all have their memory
+        for i, found in zip(these, one.run(), strict=True):
             sums[i] = found
     return sums
 
