@@ -16,6 +16,10 @@ import pytest
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the processors, and do not spin on them
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(workers))))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import fastembed  # noqa: E402
 
 
