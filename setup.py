@@ -1,7 +1,7 @@
 """Builds fastembed._core, and _core64 from the same files; everything else about the distribution is in pyproject.toml.
 
 FASTEMBED_OPENMP=0 builds without OpenMP (one thread); FASTEMBED_DEBUG=1 with bounds checks, assertions, traps for
-undefined behaviour, and symbols.
+undefined behaviour, and symbols. FASTEMBED_COVERAGE=1 counts what runs of C and Cython (.ci/coverage reads that).
 """
 
 import os
@@ -13,6 +13,7 @@ from setuptools.command.build_ext import build_ext
 
 OPENMP = os.environ.get("FASTEMBED_OPENMP", "1") != "0"
 DEBUG = os.environ.get("FASTEMBED_DEBUG", "0") == "1"
+COVERAGE = os.environ.get("FASTEMBED_COVERAGE", "0") == "1"
 
 # The same bits on every processor: no contraction to fused multiply-add, no reordering, no -march=native.
 UNIX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden"]
@@ -37,16 +38,23 @@ class BuildExt(build_ext):
 
     def build_extensions(self):
         self.force = True  # objects of another configuration may lie in build/
-        self.parallel = None  # both extensions are made of the same files of C
         kind = self.compiler.compiler_type
         compile_flags, link_flags = FLAGS[kind]
         if OPENMP:
             more = OPENMP_FLAGS["darwin" if sys.platform == "darwin" else kind]
             compile_flags, link_flags = compile_flags + more[0], link_flags + more[1]
+        if COVERAGE:
+            compile_flags, link_flags = [*compile_flags, "-O0", "--coverage"], [*link_flags, "--coverage"]
         for extension in self.extensions:
             extension.extra_compile_args = compile_flags
             extension.extra_link_args = link_flags
         super().build_extensions()
+
+    def build_extension(self, extension):
+        shared = self.build_temp
+        self.build_temp = os.path.join(shared, extension.name)  # they are made of the same files of C
+        super().build_extension(extension)
+        self.build_temp = shared
 
 
 ROWS = "fastembed/_rows/"
@@ -66,4 +74,7 @@ def core(name, macros=()):
 
 cores = [core("_core"), core("_core64", [("FE_DOUBLE", "1")])]
 directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
-setup(ext_modules=cythonize(cores, compiler_directives=directives, force=True), cmdclass={"build_ext": BuildExt})
+setup(
+    ext_modules=cythonize(cores, compiler_directives=directives, force=True, emit_linenums=COVERAGE),
+    cmdclass={"build_ext": BuildExt},
+)
