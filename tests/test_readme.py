@@ -205,7 +205,10 @@ def test_what_holds_a_claim_is_there():
     tests = {tuple(name.split("::")) for name in names if "::" in name}
     known = {file: functions_of(file) for file, _ in tests}
     assert [f"{file}::{test}" for file, test in sorted(tests) if f"test_{test}" not in known[file]] == []
-    assert [name for name in sorted(names) if "::" not in name and not (ROOT / name).is_file()] == []
+    files = {name for name in names if "::" not in name}
+    if not (ROOT / ".ci").exists():  # a source distribution has no names with a dot before them
+        files.discard(".ci/run")
+    assert [name for name in sorted(files) if not (ROOT / name).is_file()] == []
 
 
 # ---- the claims that no other test holds -------------------------------------------------------------
