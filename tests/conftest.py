@@ -76,7 +76,7 @@ def guarded():
 def run_python(tmp_path):
     """Runs a program in a new interpreter, away from the checkout, and returns what it printed."""
 
-    def run(program, *arguments, timeout=60, **environment):
+    def run(program, *arguments, timeout=120, **environment):
         path = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
         result = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
