@@ -482,9 +482,7 @@ class Optimizer(serialization.Configurable):
     def _write(self, variables, gradients, all_groups, factor):
         """_apply, from the first write on."""
         known = [self._keep(variable) for variable in variables]
-        before = [
-            (kept, kept.pending, kept.hyper, kept.rounded, kept.rounding) for kept in self._variables.values()
-        ]
+        before = [(kept, kept.pending, kept.hyper, kept.rounded, kept.rounding) for kept in self._variables.values()]
         try:
             reason = self._take(variables, known, gradients, all_groups, factor)
         except BaseException:
