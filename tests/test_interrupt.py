@@ -23,10 +23,11 @@ def press():
 
 @pytest.fixture
 def pressed_at_each(monkeypatch):
-    """Lets a driver of the core press Ctrl-C at the end of each of its calls; returns the list of these calls."""
+    """Lets a function, of the core if no other module is named, press Ctrl-C at the end of each of its calls; returns
+    the list of these calls."""
 
-    def at(name):
-        calls, driver = [], getattr(ops._single.module, name)
+    def at(name, module=ops._single.module):
+        calls, driver = [], getattr(module, name)
 
         def then_press(*args):
             done = driver(*args)
@@ -34,7 +35,7 @@ def pressed_at_each(monkeypatch):
             press()
             return done
 
-        monkeypatch.setattr(ops._single.module, name, then_press)
+        monkeypatch.setattr(module, name, then_press)
         return calls
 
     return at
@@ -86,7 +87,7 @@ def test_a_step_is_whole(pressed_at_each, untouched, monkeypatch):
     adam, twin = (optimizers.Adam(0.1, untouched=untouched, clipnorm=1.0) for _ in range(2))
     for _ in range(3):
         twin.apply([gradient] * 2, twins)
-    calls = pressed_at_each("run_jobs")
+    calls = pressed_at_each("run", ops)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             adam.apply([gradient] * 2, tables)
