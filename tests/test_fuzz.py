@@ -38,7 +38,7 @@ def test_hdf5_in_a_process_of_its_own():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no /dev/fd")
 def test_nothing_leaks():
-    assert not leaks.main(10_000, quiet=True)
+    assert not leaks.main(30_000, quiet=True)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallinfo2"), reason="needs glibc")
