@@ -79,6 +79,17 @@ def test_rows_that_a_ragged_has_not():
         Ragged([1, 2], [0, 1, 2])[np.array([0, 2])]
 
 
+def test_ragged_of_complex_numbers_and_records():
+    complex_0, records = np.empty(0, complex), np.zeros((2, 2), "i4,i4")
+    with pytest.raises(TypeError, match="`row_lengths` must be integers"):
+        Ragged.from_row_lengths([], complex_0)
+    assert len(Ragged([1], [0, 1])[complex_0]) == 0
+    with pytest.raises(TypeError, match="`array` must be numbers"):
+        Ragged.from_padded(records, padding=0)
+    with pytest.raises(TypeError, match="must be numbers"):
+        Ragged(records[0], [0, 2]).to_padded()
+
+
 def test_old_configs_of_loss_scales():
     optimizer = optimizers.LossScaleOptimizer(optimizers.Adam(0.25), initial_scale=8.0)
     config = serialization.serialize(optimizer, version=2)
