@@ -15,7 +15,8 @@ from fastembed import ops
 def _integers(numbers, name):
     """`numbers` as a 1-D int64 array; TypeError and ValueError name the argument."""
     array = ops.array_of(numbers, name)
-    if array.size and array.dtype.kind not in "iu":
+    kind = array.dtype.kind
+    if kind not in "iu" and (array.size or kind != "f"):  # NumPy's dtype of an empty list
         raise TypeError(f"`{name}` must be integers. Received: dtype {array.dtype}")
     if array.ndim != 1:
         raise ValueError(f"`{name}` must be 1-D. Received: shape {array.shape}")
@@ -31,6 +32,9 @@ def _refuse(faults, numbers, name, rule):
 
 def _exactly(given, dtype, name):
     """`given` as `dtype`; ValueError where an integer or bool dtype would change a value."""
+    dtype = np.dtype(dtype)
+    if "V" in (given.dtype.kind, dtype.kind) or (given.dtype.kind == "c" and dtype.kind != "c"):
+        raise TypeError(f"`{name}` must be numbers that fit {dtype}. Received: dtype {given.dtype}")
     with np.errstate(invalid="ignore"):
         array = given.astype(dtype)
     changed = array != given
@@ -221,6 +225,8 @@ class Ragged:
                 raise ValueError(f"`row_lengths` must have {rows} lengths. Received: {len(lengths)}")
             _refuse((lengths < 0) | (lengths > columns), lengths, "row_lengths", f"be from 0 to {columns}")
         elif padding is not None:
+            if array.dtype.kind == "V":
+                raise TypeError(f"`array` must be numbers. Received: dtype {array.dtype}")
             kept = (array != padding).any(axis=tuple(range(2, array.ndim)))
             lengths = np.where(kept, np.arange(1, columns + 1), 0).max(axis=1, initial=0)
         else:
@@ -285,7 +291,7 @@ class Ragged:
                 return self._trusted(self._values[splits[0] : splits[-1]], splits - splits[0])
             return self._take(np.arange(rows.start, rows.stop, rows.step))
         if isinstance(index, (list, np.ndarray)) and np.ndim(index) == 1:
-            index = np.asarray(index, np.int64 if len(index) == 0 else None)
+            index = np.asarray(index) if len(index) else np.empty(0, np.int64)
             if index.dtype.kind not in "iub":
                 raise TypeError(f"`index` must be integers or a mask. Received: {index.dtype} of shape {index.shape}")
             try:

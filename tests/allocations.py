@@ -336,11 +336,15 @@ def bits(watched):
             found.append(one.tobytes())
         else:
             numbers, variables = one.snapshot()
-            found.append(numbers)
+            found.append(repr(numbers))
             for kept in variables:
                 small, arrays = kept.snapshot()
-                found += [small, kept.rounded, {k: v.tobytes() for k, v in [*kept.memory().items(), *arrays.items()]}]
-    return repr(found)
+                found += [
+                    repr(small),
+                    kept.rounded,
+                    *(v.tobytes() for v in [*kept.memory().values(), *arrays.values()]),
+                ]
+    return found
 
 
 class Shim:
@@ -397,7 +401,8 @@ def check(shim, make, may_change=False):
             if not isinstance(error, MemoryError):
                 faults.append(f"allocation {which}: {error!r}")
             del error
-            gc.collect()
+            if shim.held() != held:
+                gc.collect()
             if shim.held() != held and not watched_keeps(watched):
                 faults.append(f"allocation {which}: {shim.held() - held} pieces of memory lost")
                 held = shim.held()
@@ -428,6 +433,8 @@ def main(wanted=""):
     shim, total, wrong = Shim(), 0, []
     optimizers.history.plan = functools.lru_cache(optimizers.history.plan)  # a tenth of a second for each optimizer
     fastembed.set_num_threads(3)
+    gc.collect()
+    gc.freeze()  # what is there now is not looked at again and again
     for name, make in operations().items():
         if wanted in name:
             failed, faults = check(shim, make, any(several in name for several in SEVERAL_PASSES))

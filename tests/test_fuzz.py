@@ -9,6 +9,8 @@ import gc
 import json
 import os
 import sys
+import tracemalloc
+import zipfile
 
 import allocations
 import fuzz
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 import fastembed
-from fastembed import Embedding, IndexedSlices, Ragged, Table, initializers, ops, optimizers, serialization
+from fastembed import Embedding, IndexedSlices, Ragged, Table, formats, initializers, ops, optimizers, serialization
 
 EXAMPLES = {"ids": 60, "bags": 60, "ragged": 80, "configs": 80, "files": 80, "folders": 30, "programs": 12}
 
@@ -38,7 +40,7 @@ def test_hdf5_in_a_process_of_its_own():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no /dev/fd")
 def test_nothing_leaks():
-    assert not leaks.main(10_000, quiet=True)
+    assert not leaks.main(30_000, quiet=True)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallinfo2"), reason="needs glibc")
@@ -77,6 +79,17 @@ def test_rows_that_a_ragged_has_not():
         Ragged([1, 2], [0, 1, 2])[np.array([0, 2])]
 
 
+def test_ragged_of_complex_numbers_and_records():
+    complex_0, records = np.empty(0, complex), np.zeros((2, 2), "i4,i4")
+    with pytest.raises(TypeError, match="`row_lengths` must be integers"):
+        Ragged.from_row_lengths([], complex_0)
+    assert len(Ragged([1], [0, 1])[complex_0]) == 0
+    with pytest.raises(TypeError, match="`array` must be numbers"):
+        Ragged.from_padded(records, padding=0)
+    with pytest.raises(TypeError, match="must be numbers"):
+        Ragged(records[0], [0, 2]).to_padded()
+
+
 def test_old_configs_of_loss_scales():
     optimizer = optimizers.LossScaleOptimizer(optimizers.Adam(0.25), initial_scale=8.0)
     config = serialization.serialize(optimizer, version=2)
@@ -99,6 +112,26 @@ def test_headers_with_numbers_past_64_bits(tmp_path):
     for mode in (None, "r", "r+"):
         with pytest.raises(ValueError, match=r"`path` must be a whole \.npy file"):
             fastembed.load(tmp_path / "save", mode)
+
+
+def test_headers_of_gigabytes(tmp_path):
+    """Of a .npy file as long as the header says it is, and of a member of a zip file as long as it is when unpacked."""
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100))
+    formats.save(Embedding(11, 3), tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
+        for name in old.namelist():
+            if name.endswith("byteorder"):
+                new.writestr(name, bytes(100_000_000), zipfile.ZIP_DEFLATED)
+            else:
+                new.writestr(name, old.read(name))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="`path` must have a header of at most"):
+            formats.load(tmp_path / "a.npy")
+        formats.load(tmp_path / "b.pt")
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 STATES = {
