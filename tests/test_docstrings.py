@@ -60,7 +60,7 @@ def test_there_are_examples():
 
 def pages():
     """The program of each page of docs/ that has one: its examples, one after the other."""
-    for page in sorted((Path(__file__).parents[1] / "docs").glob("*.md")):
+    for page in sorted((Path(__file__).parents[1] / "docs").rglob("*.md")):
         blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
         if blocks:
             yield pytest.param("\n".join(blocks), id=page.name)

@@ -153,6 +153,7 @@ CLAIMS = {
 # Phrases of sentences that claim nothing of the library.
 WORDS = [
     "Embedding tables for the CPU",
+    "Documents:",
     "is another library",
     "The framework computes the dense part",
     "has the commands, the method",
