@@ -14,7 +14,7 @@ from fastembed import ops
 
 def _integers(numbers, name):
     """`numbers` as a 1-D int64 array; TypeError and ValueError name the argument."""
-    array = np.asarray(numbers)
+    array = ops.array_of(numbers, name)
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"`{name}` must be integers. Received: dtype {array.dtype}")
     if array.ndim != 1:
@@ -112,7 +112,10 @@ class Ragged:
             >>> Ragged.from_lists([[[1], []], [], [[2, 3]]]).shape
             (3, None, None)
         """
-        level, nested_splits = list(rows), []
+        try:
+            level, nested_splits = list(rows), []
+        except TypeError:
+            raise TypeError(f"`rows` must be a list of lists. Received: {rows!r:.100}") from None
         while True:
             lists = [isinstance(item, (list, tuple)) or getattr(item, "ndim", 0) > 0 for item in level]
             if not any(lists) and (level or nested_splits):
@@ -206,7 +209,7 @@ class Ragged:
             >>> Ragged.from_padded([[5, 0, 6, 0], [0, 0, 0, 0]], padding=0).to_list()
             [[5, 0, 6], []]
         """
-        array = np.asarray(array)
+        array = ops.array_of(array, "array")
         if array.ndim < 2:
             raise ValueError(f"`array` must have at least two axes. Received: shape {array.shape}")
         if row_lengths is not None and padding is not None:
@@ -285,7 +288,11 @@ class Ragged:
             index = np.asarray(index, np.int64 if len(index) == 0 else None)
             if index.dtype.kind not in "iub":
                 raise TypeError(f"`index` must be integers or a mask. Received: {index.dtype} of shape {index.shape}")
-            return self._take(np.arange(len(self))[index])
+            try:
+                rows = np.arange(len(self))[index]
+            except IndexError as error:
+                raise IndexError(f"`index` must be rows of {len(self)}, or a mask of them. Received: {error}") from None
+            return self._take(rows)
         try:
             row = range(len(self))[index]
         except TypeError:

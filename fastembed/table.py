@@ -15,7 +15,7 @@ import numpy as np
 from fastembed import capsules, dtypes, files, memory, ops
 from fastembed.carry import Carry, run
 from fastembed.lazy import Lazy, bits_of
-from fastembed.threads import Lock
+from fastembed.threads import Lock, Whole
 
 
 class Table:
@@ -320,7 +320,7 @@ class Table:
         for these in ops.blocks(rows) if coded else ():  # all, before the first is written
             with np.errstate(over="ignore"):
                 ops.check_codes(rows, np.ascontiguousarray(array[these], np.float32), these.start)
-        with self.lock:
+        with self.lock, Whole():
             self.changing()
             if self.debt is not None:
                 self.debt.pay(None)  # for the state: what waits for the old rows has decayed
@@ -541,12 +541,13 @@ class Table:
         self._rows = ops.rows_of(self._array, dim=dim)
 
 
-def rearrange(pairs, num_rows, from_v=None):
+def rearrange(pairs, num_rows, from_v=None, then=lambda: None):
     """Gives tables of one length `num_rows` rows, all or none of them. pairs: the tables, with functions that write the
     initial values of new rows, as Table.resize takes them. from_v: the old number of each row, int64, -1: it is new;
-    None: the first rows stay."""
+    None: the first rows stay. then: called when they have them, and before Ctrl-C is heard."""
     tables = [table for table, _ in pairs]
     if from_v is None and num_rows == len(tables[0]):
+        then()
         return
     with locked(tables):
         optimizers = {optimizer for table in tables for optimizer in table.optimizers}
@@ -563,11 +564,13 @@ def rearrange(pairs, num_rows, from_v=None):
                 carry.step(kept.home.changing)
             for table, fill in pairs:
                 table.carry(carry, fill)
+            taken.enter_context(Whole())  # from here on it is done
         for table in tables:
             if table.constraint is not None and table.constraint.rows is None:
                 table.enforce()
         for optimizer, kept in known:
             optimizer.recount(kept)
+        then()
 
 
 def locked(variables, *locks):
