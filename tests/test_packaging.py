@@ -112,8 +112,8 @@ def test_pythons_are_the_same_wherever_they_are_listed():
 
 
 def test_a_wheel_holds_no_sources_of_the_core(installed):
-    """And no tests: Python, stubs, the mark that it is typed, and the compiled core are all."""
-    suffixes = {".py", ".pyi", ".pyc", ".typed", Path(_core.__file__).suffix}
+    """And no tests: Python, stubs, the mark that it is typed, the compiled core, and on macOS its OpenMP are all."""
+    suffixes = {".py", ".pyi", ".pyc", ".typed", ".dylib", Path(_core.__file__).suffix}
     ours = [file for file in installed.files if file.parts[0] == "fastembed"]
     assert {"__init__.py", "py.typed", "_core.pyi", Path(_core64.__file__).name} <= {file.name for file in ours}
     assert [str(file) for file in ours if file.suffix not in suffixes] == []
