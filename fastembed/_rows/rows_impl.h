@@ -29,7 +29,7 @@
 #define FE_TEXT(a) FE_TEXT2(a)
 
 /* A function of this set. Past the platform's floor its code has a section of its own, such as fe_avx2: so that
- * tests/test_floor.py can see, in a stripped file too, that the rest runs on every processor. */
+ * tests/test_old_processors.py can see, in a stripped file too, that the rest runs on every processor. */
 #if defined(__ELF__) && FE_BYTES > 16
 #define FE_STATIC static __attribute__((section("fe_" FE_TEXT(FE_ISA))))
 #else
