@@ -1,11 +1,14 @@
 """Builds fastembed._core, and _core64 from the same files; everything else about the distribution is in pyproject.toml.
 
 FASTEMBED_OPENMP=0 builds without OpenMP (one thread); FASTEMBED_DEBUG=1 with bounds checks, assertions, traps for
-undefined behaviour, and symbols. FASTEMBED_COVERAGE=1 counts what runs of C and Cython (.ci/coverage reads that).
+undefined behaviour, and symbols; FASTEMBED_SANITIZE=address,undefined (or thread) for the compiler's sanitizers, whose
+library must then be loaded first (.ci/memory does); FASTEMBED_COVERAGE=1 counts what runs of C and Cython (.ci/coverage
+reads that).
 """
 
 import os
 import sys
+import sysconfig
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -13,15 +16,19 @@ from setuptools.command.build_ext import build_ext
 
 OPENMP = os.environ.get("FASTEMBED_OPENMP", "1") != "0"
 DEBUG = os.environ.get("FASTEMBED_DEBUG", "0") == "1"
+SANITIZE = os.environ.get("FASTEMBED_SANITIZE", "")
 COVERAGE = os.environ.get("FASTEMBED_COVERAGE", "0") == "1"
 
 # The same bits on every processor: no contraction to fused multiply-add, no reordering, no -march=native.
 UNIX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden"]
 # A row may start at any multiple of 4 bytes, so alignment is not checked.
 TRAPS = ["-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-undefined-trap-on-error"]
-UNIX += ["-g", "-UNDEBUG", *TRAPS] if DEBUG else ["-g0"]
+UNIX += ["-UNDEBUG", *TRAPS] if DEBUG else []
+STOPS = ["-O1", "-fno-sanitize=alignment", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-UNDEBUG"]
+SANITIZERS = [f"-fsanitize={SANITIZE}", *STOPS] if SANITIZE else []
+UNIX += [*SANITIZERS, "-g" if DEBUG or SANITIZE else "-g0"]
 FLAGS = {
-    "unix": (UNIX, []),
+    "unix": (UNIX, SANITIZERS[:1]),
     "mingw32": (UNIX, []),
     "msvc": (["/O2", "/fp:precise", "/std:c11"], []),
 }
@@ -34,9 +41,13 @@ OPENMP_FLAGS = {
 
 
 class BuildExt(build_ext):
-    """Compiler flags, once the compiler is known."""
+    """Cython, and compiler flags once the compiler is known: not when somebody only asks for metadata."""
 
     def build_extensions(self):
+        directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
+        made = cythonize(list(self.extensions), compiler_directives=directives, force=True, emit_linenums=COVERAGE)
+        for extension, with_c in zip(self.extensions, made, strict=True):
+            extension.sources = with_c.sources
         self.force = True  # objects of another configuration may lie in build/
         kind = self.compiler.compiler_type
         compile_flags, link_flags = FLAGS[kind]
@@ -68,13 +79,17 @@ def core(name, macros=()):
         f"fastembed.{name}",
         [f"fastembed/{name}.pyx", *SOURCES],
         depends=["fastembed/_core.pyx", *(f"{ROWS}{header}.h" for header in HEADERS)],
-        define_macros=list(macros),
+        define_macros=[*macros, *LIMITED],
+        py_limited_api=bool(LIMITED),
     )
 
 
-cores = [core("_core"), core("_core64", [("FE_DOUBLE", "1")])]
-directives = {"boundscheck": DEBUG, "initializedcheck": DEBUG}
+# The stable ABI: one wheel for all Pythons from 3.11 on, where buffers came into it. Free-threaded Pythons have none.
+STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
+LIMITED = [("Py_LIMITED_API", "0x030B0000")] if STABLE else []
+
 setup(
-    ext_modules=cythonize(cores, compiler_directives=directives, force=True, emit_linenums=COVERAGE),
+    ext_modules=[core("_core"), core("_core64", [("FE_DOUBLE", "1")])],
     cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )

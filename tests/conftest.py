@@ -78,10 +78,11 @@ def run_python(tmp_path):
 
     def run(program, *arguments, timeout=120, **environment):
         path = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": path, **environment}
         result = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path, **environment},
+            env={name: value for name, value in environment.items() if value is not None},
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -37,7 +37,7 @@ FE_INLINE void CODED(copy_rows)(const void *const *rows, size_t n, size_t d, flo
     (void)stream;
 }
 
-static void CODED(copy)(const void *const *rows, size_t n, size_t d, float *out, int stream)
+FE_STATIC void CODED(copy)(const void *const *rows, size_t n, size_t d, float *out, int stream)
 {
     const size_t lines = n ? lines_touched(rows[0], fe_row_bytes(FE_PASTE(FE, FE_DTYPE), d)) : 0;
 #if FE_WIDTH > 1 && defined(__SSE2__)
@@ -57,7 +57,7 @@ static void CODED(copy)(const void *const *rows, size_t n, size_t d, float *out,
         CODED(copy_rows)(rows, n, d, out, 0, 3, FE_AHEAD);
 }
 
-static void CODED(decode)(const void *const *rows, size_t n, size_t d, float *out)
+FE_STATIC void CODED(decode)(const void *const *rows, size_t n, size_t d, float *out)
 {
     if (lines_touched(rows[0], fe_row_bytes(FE_PASTE(FE, FE_DTYPE), d)) <= 2)
         CODED(copy_rows)(rows, n, d, out, 0, 2, FE_AHEAD_STEP);
@@ -90,7 +90,7 @@ FE_INLINE void CODED(sum_columns)(const void *const *rows, const float *w, size_
     for (int k = 0; k < nv; k++) *(vec *)(out + j + k * FE_WIDTH) = FE_SHARED ? (vec)(acc[k] + offsets) : acc[k];
 }
 
-static void CODED(sum)(const void *const *rows, const float *w, size_t n, size_t d, float *out, int flags)
+FE_STATIC void CODED(sum)(const void *const *rows, const float *w, size_t n, size_t d, float *out, int flags)
 {
     const int add = flags & FE_ADD, near = fe_near;
     const size_t bytes = fe_row_bytes(FE_PASTE(FE, FE_DTYPE), d);

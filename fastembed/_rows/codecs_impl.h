@@ -380,18 +380,18 @@ FE_INLINE void key_of_row(uint32_t *key, uint64_t start, int64_t number)
     key[0] = (uint32_t)bits, key[1] = (uint32_t)(bits >> 32);
 }
 
-#define ENCODE_HALF(name)                                                                                       \
-    static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
-                                       const float *x, const fe_rounding *rounding)                             \
-    {                                                                                                           \
-        const uint64_t start = start_of_keys(rounding, part);                                                   \
-        uint32_t key[2] = {0, 0};                                                                               \
-        for (size_t i = 0; i < n; i++)                                                                          \
-            if (rounding->stochastic) {                                                                         \
-                key_of_row(key, start, numbers[i]);                                                             \
-                store_row_##name((uint16_t *)rows[i], x + i * d, d, key, 1);                                    \
-            } else                                                                                              \
-                store_row_##name((uint16_t *)rows[i], x + i * d, d, key, 0);                                    \
+#define ENCODE_HALF(name)                                                                                          \
+    FE_STATIC void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
+                                          const float *x, const fe_rounding *rounding)                             \
+    {                                                                                                              \
+        const uint64_t start = start_of_keys(rounding, part);                                                      \
+        uint32_t key[2] = {0, 0};                                                                                  \
+        for (size_t i = 0; i < n; i++)                                                                             \
+            if (rounding->stochastic) {                                                                            \
+                key_of_row(key, start, numbers[i]);                                                                \
+                store_row_##name((uint16_t *)rows[i], x + i * d, d, key, 1);                                       \
+            } else                                                                                                 \
+                store_row_##name((uint16_t *)rows[i], x + i * d, d, key, 0);                                       \
     }
 ENCODE_HALF(bfloat16)
 ENCODE_HALF(float16)
@@ -485,16 +485,16 @@ FE_INLINE void quantise(char *row, const float *x, size_t d, const int bits, con
     memset(codes + used, 0, (used + 3) / 4 * 4 - used);
 }
 
-#define ENCODE_INT(name, bits)                                                                                  \
-    static void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
-                                       const float *x, const fe_rounding *rounding)                             \
-    {                                                                                                           \
-        const uint64_t start = start_of_keys(rounding, part);                                                   \
-        uint32_t key[2];                                                                                        \
-        for (size_t i = 0; i < n; i++) {                                                                        \
-            key_of_row(key, start, numbers[i]);                                                                 \
-            quantise((char *)rows[i], x + i * d, d, bits, rounding->stochastic ? key : NULL);                   \
-        }                                                                                                       \
+#define ENCODE_INT(name, bits)                                                                                     \
+    FE_STATIC void FE_NAME(encode_##name)(void *const *rows, const int64_t *numbers, size_t n, size_t d, int part, \
+                                          const float *x, const fe_rounding *rounding)                             \
+    {                                                                                                              \
+        const uint64_t start = start_of_keys(rounding, part);                                                      \
+        uint32_t key[2];                                                                                           \
+        for (size_t i = 0; i < n; i++) {                                                                           \
+            key_of_row(key, start, numbers[i]);                                                                    \
+            quantise((char *)rows[i], x + i * d, d, bits, rounding->stochastic ? key : NULL);                      \
+        }                                                                                                          \
     }
 ENCODE_INT(int8, 8)
 ENCODE_INT(int4, 4)

@@ -71,7 +71,7 @@ FE_INLINE void ask_block(const char *state, size_t at, const int two_lines, cons
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
-    static void FE_NAME(step##_##dtype##_##state_dtype)(SIGNATURE)                                                   \
+    FE_STATIC void FE_NAME(step##_##dtype##_##state_dtype)(SIGNATURE)                                                \
     {                                                                                                                \
         if (rounding->stochastic) FE_NAME(inner_##step##_##dtype##_##state_dtype)                                    \
         (rows, states, numbers, grads, n, d, hyper, fade, rounding, 1, fe_near);                                     \
@@ -111,7 +111,7 @@ FUSED(adam, float16, bfloat16, 2, NOTHING, ADAM)
 #undef FUSED
 #undef SIGNATURE
 
-static fe_fused *FE_NAME(fused)(int dtype, int state_dtype, int step)
+FE_STATIC fe_fused *FE_NAME(fused)(int dtype, int state_dtype, int step)
 {
     fe_fused *const halves[2][4][2] = {
         {{FE_NAME(sgd_bfloat16_float32), NULL},

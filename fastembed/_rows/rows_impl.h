@@ -28,6 +28,14 @@
 #define FE_TEXT2(a) #a
 #define FE_TEXT(a) FE_TEXT2(a)
 
+/* A function of this set. Past the platform's floor its code has a section of its own, such as fe_avx2: so that
+ * tests/test_floor.py can see, in a stripped file too, that the rest runs on every processor. */
+#if defined(__ELF__) && FE_BYTES > 16
+#define FE_STATIC static __attribute__((section("fe_" FE_TEXT(FE_ISA))))
+#else
+#define FE_STATIC static
+#endif
+
 /* Integers as large as fe_real; the bits of a number without its sign, and those of its exponent. */
 #ifdef FE_DOUBLE
 typedef int64_t fe_int;
@@ -134,17 +142,17 @@ FE_INLINE fe_real choose_fe_real(fe_int m, fe_real a, fe_real b) { return m ? a 
 
 /* ---- ids ------------------------------------------------------------------------------------------------------ */
 
-#define POINT(bits)                                                                                    \
-    static int FE_NAME(point##bits)(const int##bits##_t *ids, size_t n, const char *table, uint64_t v, \
-                                    size_t row_bytes, const void **rows)                               \
-    {                                                                                                  \
-        uint64_t bad = 0;                                                                              \
-        for (size_t i = 0; i < n; i++) {                                                               \
-            const uint64_t row = (uint64_t)(int64_t)ids[i], outside = row >= v;                        \
-            bad |= outside;                                                                            \
-            rows[i] = table + (outside ? 0 : row) * row_bytes;                                         \
-        }                                                                                              \
-        return !bad;                                                                                   \
+#define POINT(bits)                                                                                       \
+    FE_STATIC int FE_NAME(point##bits)(const int##bits##_t *ids, size_t n, const char *table, uint64_t v, \
+                                       size_t row_bytes, const void **rows)                               \
+    {                                                                                                     \
+        uint64_t bad = 0;                                                                                 \
+        for (size_t i = 0; i < n; i++) {                                                                  \
+            const uint64_t row = (uint64_t)(int64_t)ids[i], outside = row >= v;                           \
+            bad |= outside;                                                                               \
+            rows[i] = table + (outside ? 0 : row) * row_bytes;                                            \
+        }                                                                                                 \
+        return !bad;                                                                                      \
     }
 POINT(32)
 POINT(64)
@@ -195,7 +203,7 @@ FE_INLINE void copy_rows(const void *const *rows, size_t n, size_t d, fe_real *o
     }
 }
 
-static void FE_NAME(copy_real)(const void *const *rows, size_t n, size_t d, fe_real *out, int stream)
+FE_STATIC void FE_NAME(copy_real)(const void *const *rows, size_t n, size_t d, fe_real *out, int stream)
 {
 #if FE_WIDTH > 1 && defined(__SSE2__)
     if (stream && d % FE_LINE == 0 && (uintptr_t)out % 16 == 0) {
@@ -245,7 +253,7 @@ FE_INLINE void sum_columns(const void *const *rows, const fe_real *w, size_t n, 
     for (int k = 0; k < nv; k++) *(vec *)(out + j + k * FE_WIDTH) = acc[k];
 }
 
-static void FE_NAME(sum_real)(const void *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out, int flags)
+FE_STATIC void FE_NAME(sum_real)(const void *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out, int flags)
 {
     const int add = flags & FE_ADD, near = fe_near;
     const size_t bytes = d * sizeof(fe_real);
@@ -322,8 +330,8 @@ FE_INLINE void runs_of(const fe_real *const *parts, const fe_real *w, const int6
     }
 }
 
-static void FE_NAME(runs)(const fe_real *const *parts, const fe_real *w, const int64_t *begins, int64_t first, size_t n,
-                          size_t d, fe_real *sums, const fe_real **grads)
+FE_STATIC void FE_NAME(runs)(const fe_real *const *parts, const fe_real *w, const int64_t *begins, int64_t first,
+                             size_t n, size_t d, fe_real *sums, const fe_real **grads)
 {
     switch (d % FE_WIDTH ? 0 : d / FE_WIDTH) {
     case 1:
@@ -347,8 +355,8 @@ static void FE_NAME(runs)(const fe_real *const *parts, const fe_real *w, const i
     }
 }
 
-static void FE_NAME(sum_where)(const fe_real *const *rows, const int32_t *const *args, const int32_t *index,
-                               const fe_real *w, size_t n, size_t d, fe_real *out, int add)
+FE_STATIC void FE_NAME(sum_where)(const fe_real *const *rows, const int32_t *const *args, const int32_t *index,
+                                  const fe_real *w, size_t n, size_t d, fe_real *out, int add)
 {
     if (!add) memset(out, 0, d * sizeof(fe_real));
     for (size_t i = 0; i < n; i++) {
@@ -358,8 +366,8 @@ static void FE_NAME(sum_where)(const fe_real *const *rows, const int32_t *const 
     }
 }
 
-static void FE_NAME(max)(const fe_real *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out, int32_t *arg,
-                         int32_t first, int add)
+FE_STATIC void FE_NAME(max)(const fe_real *const *rows, const fe_real *w, size_t n, size_t d, fe_real *out,
+                            int32_t *arg, int32_t first, int add)
 {
     for (size_t i = 0; i < n; i++) {
         const fe_real factor = w ? w[i] : 1.0f;
@@ -393,14 +401,14 @@ static void FE_NAME(max)(const fe_real *const *rows, const fe_real *w, size_t n,
     }
 }
 
-static void FE_NAME(scale)(fe_real *x, fe_real factor, size_t d)
+FE_STATIC void FE_NAME(scale)(fe_real *x, fe_real factor, size_t d)
 {
 #define BODY(V, I) AT(V, x) = factor * AT(V, x);
     FE_COLUMNS(BODY)
 #undef BODY
 }
 
-static int FE_NAME(finite)(const fe_real *x, size_t n)
+FE_STATIC int FE_NAME(finite)(const fe_real *x, size_t n)
 {
     fe_int bits, bad = 0;
     size_t i = 0;
@@ -416,7 +424,7 @@ static int FE_NAME(finite)(const fe_real *x, size_t n)
     return !bad;
 }
 
-static void FE_NAME(fade)(fe_real *const *rows, size_t n, size_t d, fe_real fade)
+FE_STATIC void FE_NAME(fade)(fe_real *const *rows, size_t n, size_t d, fe_real fade)
 {
     for (size_t i = 0; i < n; i++) {
         fe_real *const w = rows[i];
@@ -426,7 +434,7 @@ static void FE_NAME(fade)(fe_real *const *rows, size_t n, size_t d, fe_real fade
     }
 }
 
-static void FE_NAME(blend)(fe_real *x, const fe_real *y, fe_real share, size_t d)
+FE_STATIC void FE_NAME(blend)(fe_real *x, const fe_real *y, fe_real share, size_t d)
 {
     if (share == 1) {
         memcpy(x, y, d * sizeof(fe_real));
@@ -437,7 +445,7 @@ static void FE_NAME(blend)(fe_real *x, const fe_real *y, fe_real share, size_t d
 #undef BODY
 }
 
-static void FE_NAME(shape)(const fe_real *x, fe_real factor, fe_real limit, size_t d, fe_real *out)
+FE_STATIC void FE_NAME(shape)(const fe_real *x, fe_real factor, fe_real limit, size_t d, fe_real *out)
 {
     for (size_t j = 0; j < d; j++) {
         const fe_real product = factor * x[j], least = product < -limit ? -limit : product;
@@ -486,9 +494,9 @@ FE_INLINE fe_real sum_lanes(const fe_real *x, const fe_real *y, size_t d, const 
 #endif
 FE_INLINE fe_real dot_rows(const fe_real *x, const fe_real *y, size_t d) { return sum_lanes(x, y, d, 0); }
 
-static fe_real FE_NAME(dot)(const fe_real *x, const fe_real *y, size_t d) { return dot_rows(x, y, d); }
+FE_STATIC fe_real FE_NAME(dot)(const fe_real *x, const fe_real *y, size_t d) { return dot_rows(x, y, d); }
 
-static void FE_NAME(sums)(const fe_real *x, size_t n, double *sums)
+FE_STATIC void FE_NAME(sums)(const fe_real *x, size_t n, double *sums)
 {
     enum { PIECE = 1024 }; /* summed as fe_real */
     sums[0] = sums[1] = 0;
@@ -499,7 +507,8 @@ static void FE_NAME(sums)(const fe_real *x, size_t n, double *sums)
     }
 }
 
-static size_t FE_NAME(constrain)(fe_real *const *rows, size_t n, size_t d, const fe_constraint *constraint, int project)
+FE_STATIC size_t FE_NAME(constrain)(fe_real *const *rows, size_t n, size_t d, const fe_constraint *constraint,
+                                    int project)
 {
     const fe_real low = constraint->low, high = constraint->high, rate = constraint->rate;
     size_t broken = 0;
@@ -594,7 +603,7 @@ FE_INLINE real exponential(real x)
 }
 
 /* x[i] = x[i]^p, for n numbers x >= 0. 0, infinity and NaN stay as they are, of doubles also those at the ends of their range. */
-static void powers(fe_real *x, size_t n, double p)
+FE_STATIC void powers(fe_real *x, size_t n, double p)
 {
     const double least = FE_SIZE == 4 ? 0.0 : 0x1p-1022, most = FE_SIZE == 4 ? 1e39 : 0x1p1023;
     for (size_t i = 0; i < n; i += LANES) {
@@ -640,7 +649,7 @@ FE_INLINE void philox_lanes(wide row, wide block, uint64_t seed, wide *words_4)
     words_4[0] = x0, words_4[1] = x1, words_4[2] = x2, words_4[3] = x3;
 }
 
-static void FE_NAME(philox)(const uint64_t *row, const uint64_t *block, uint64_t seed, uint32_t *words)
+FE_STATIC void FE_NAME(philox)(const uint64_t *row, const uint64_t *block, uint64_t seed, uint32_t *words)
 {
     for (int lane = 0; lane < 16; lane += LANES) {
         wide x[4];
@@ -700,7 +709,7 @@ static const double tail_bottom[8] = {
     6.89767334985100004550e-1, 1.67638483018380384940e0,  2.05319162663775882187e0,  1.0};
 
 /* z[i] = the quantile of p[i], for 64 of them: first as if all were near the centre, then those again that are not. */
-static void FE_NAME(quantiles)(const double *p, double *z)
+FE_STATIC void FE_NAME(quantiles)(const double *p, double *z)
 {
     int far[64 + LANES], count = 0;
     double tails[LANES];
@@ -771,8 +780,8 @@ FE_INLINE narrow_float uniform_lanes(wide words, float low, float span, float la
 }
 
 /* Rows whose counters fill vectors: nothing passes through memory on the way. */
-static void FE_NAME(uniform_rows)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float span,
-                                  float last)
+FE_STATIC void FE_NAME(uniform_rows)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low,
+                                     float span, float last)
 {
     const size_t c = d / 4;
     const wide zero = {0};
@@ -787,7 +796,7 @@ static void FE_NAME(uniform_rows)(fe_real *out, uint64_t row, size_t n, size_t d
 }
 #endif
 
-static void FE_NAME(uniform)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high)
+FE_STATIC void FE_NAME(uniform)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float low, float high)
 {
     const float span = high - low;
     float last = high; /* the largest float below high */
@@ -809,8 +818,8 @@ static void FE_NAME(uniform)(fe_real *out, uint64_t row, size_t n, size_t d, uin
 #undef MAKE
 }
 
-static void FE_NAME(normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
-                            double p_low, double p_span)
+FE_STATIC void FE_NAME(normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint64_t seed, float mean, float stddev,
+                               double p_low, double p_span)
 {
     double p[64], z[64];
 #define MAKE()                                                                                               \
@@ -829,7 +838,7 @@ static void FE_NAME(normal)(fe_real *out, uint64_t row, size_t n, size_t d, uint
 #include "codecs_impl.h"
 #include "fused_impl.h"
 #else
-static fe_fused *FE_NAME(fused)(int dtype, int state_dtype, int step)
+FE_STATIC fe_fused *FE_NAME(fused)(int dtype, int state_dtype, int step)
 {
     (void)dtype, (void)state_dtype, (void)step;
     return NULL;

@@ -15,9 +15,19 @@ const fe_dtype_about fe_dtypes[FE_DTYPES] = {FE_EACH_DTYPE(ABOUT)};
 #undef ABOUT
 
 #if defined(__GNUC__) && defined(__x86_64__)
+#include <cpuid.h>
+
 extern const fe_rows fe_rows_avx2, fe_rows_avx512;
 
-static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+/* Not all compilers know the name "f16c" in __builtin_cpu_supports. */
+static int has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+/* The builtin asks the operating system, too: whether it saves the wide registers. */
+static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
 
 static int has_avx512(void)
 {

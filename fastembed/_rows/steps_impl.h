@@ -3,9 +3,9 @@
 
 /* ---- optimizer steps: Keras 3's formulas unless said otherwise --------------------------------------------------- */
 
-#define STEP(name)                                                                                                 \
-    static void FE_NAME(name)(fe_real *const *rows, fe_real *const *states, const fe_real *const *grads, size_t n, \
-                              size_t d, const fe_hyper *hyper, double *sums)
+#define STEP(name)                                                                                                    \
+    FE_STATIC void FE_NAME(name)(fe_real *const *rows, fe_real *const *states, const fe_real *const *grads, size_t n, \
+                                 size_t d, const fe_hyper *hyper, double *sums)
 
 /* For every row `before`, the statements of BODY(V, I) for every column, `after`: w is the row, s its state, g its gradient.
  * They ask for the same columns of a later row and of its state. */
@@ -551,14 +551,14 @@ FE_INLINE void lapse_row(fe_real *const *rows, fe_real *const *states, size_t d,
     if (narrow) s[wide * d] *= decay[wide];
 }
 
-#define LAPSE(name, ...)                                                                                             \
-    static void FE_NAME(lapse_##name)(fe_real *const *rows, fe_real *const *states, size_t d, const fe_hyper *hyper, \
-                                      const fe_lapse *lapse)                                                         \
-    {                                                                                                                \
-        if (fe_near)                                                                                                 \
-            lapse_row(rows, states, d, hyper, lapse, 1, __VA_ARGS__);                                                \
-        else                                                                                                         \
-            lapse_row(rows, states, d, hyper, lapse, 0, __VA_ARGS__);                                                \
+#define LAPSE(name, ...)                                                                         \
+    FE_STATIC void FE_NAME(lapse_##name)(fe_real *const *rows, fe_real *const *states, size_t d, \
+                                         const fe_hyper *hyper, const fe_lapse *lapse)           \
+    {                                                                                            \
+        if (fe_near)                                                                             \
+            lapse_row(rows, states, d, hyper, lapse, 1, __VA_ARGS__);                            \
+        else                                                                                     \
+            lapse_row(rows, states, d, hyper, lapse, 0, __VA_ARGS__);                            \
     }
 LAPSE(fade, NO_X, 0, 0, 0, 0, 1)
 LAPSE(number, NO_X, 0, 1, 0, 0, 1)
