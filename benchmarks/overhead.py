@@ -103,6 +103,7 @@ def main():
     if args.wheel:
         megabytes = pathlib.Path(args.wheel).stat().st_size / 1e6
         print(f"\nwheel: {megabytes:.2f} MB{wanted(megabytes, 2, below=True)}")
+        results.append({"work": "wheel", "ids": "", "mb": megabytes, "target": 2})
     write(args, "overhead", results)
 
 

@@ -13,6 +13,7 @@ The way of an id: it becomes a pointer to its row, a block of pointers goes to a
 fixed order, and hand blocks of rows to an optimizer step. A part is what one id adds to the gradient of its row:
 the upstream gradient of the id's bag, times the id's weight, times a factor of the bag.
 """
+cimport cython
 from cython.parallel cimport parallel, threadid
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -122,6 +123,8 @@ cdef extern from "_rows/parallel.h" nogil:
     int64_t fe_add(int64_t *total, int64_t count)
     void fe_barrier()
     int fe_team_size()
+    int fe_max_threads()
+    bint fe_end_team()
     int64_t fe_next(int64_t *counter)
     void fe_raise(int32_t *flag)
     int32_t fe_load(const int32_t *number)
@@ -185,6 +188,16 @@ def has_isa(str isa):
     """True if this build and processor can use `isa`."""
     name = isa.encode()
     return fe_rows_select(name) != NULL
+
+
+def max_threads():
+    """The threads that the runtime would use in this Python thread; 1 without OpenMP."""
+    return fe_max_threads()
+
+
+def end_team():
+    """Lets the idle threads of this Python thread end; False where the runtime can not."""
+    return fe_end_team()
 
 
 ctypedef void (*worker_t)(void *job, int me) noexcept nogil
@@ -1613,43 +1626,44 @@ cdef int find_hot(Update *u) except -1:
     return 0
 
 
-cdef int run_updates(Update **updates, int64_t count, int num_threads) except -1:
-    """Does the updates together: threads take blocks from one list."""
-    cdef Team team
+cdef int make_team(Team *team, Update **updates, int64_t count, int num_threads) except -1:
+    """All memory that the updates take; free_team() gives it back, also after an error here."""
     cdef int64_t i, d = 0, decoded = 0
-    memset(&team, 0, sizeof(team))
+    memset(team, 0, sizeof(team[0]))
     team.updates = updates
     team.count = count
-    try:
-        team.blocks = <int64_t *>calloc(2 * (count + 1), sizeof(int64_t))
-        if team.blocks == NULL:
-            raise MemoryError("no memory for a list of updates")
-        team.chunks = team.blocks + count + 1
-        for i in range(count):
-            d = max(d, updates[i].d)
-            if updates[i].last != NULL or updates[i].average != NULL or updates[i].scales != NULL:
-                updates[i].fused = NULL        # these look at decoded rows
-            if updates[i].coded != NULL or updates[i].coded_state != NULL:
-                decoded = max(decoded, BATCH * (updates[i].d + updates[i].state_width))
-            if updates[i].sort != NULL and updates[i].upstream != NULL:
-                find_hot(updates[i])
-            team.blocks[i + 1] = team.blocks[i] + updates[i].blocks
-            team.chunks[i + 1] = team.chunks[i] + (updates[i].hot_chunks[updates[i].hot] if updates[i].hot else 0)
-        team.scratch_size = (BATCH + 4) * d + 32 + decoded
-        team.scratch = <fe_real *>malloc(max(num_threads, 1) * team.scratch_size * sizeof(fe_real))
-        if team.scratch == NULL:
-            raise MemoryError("no memory for the sums of an update")
-        run(update_worker, &team, num_threads)
-    finally:
-        free(team.blocks)
-        free(team.scratch)
-        for i in range(count):
-            free(updates[i].hot_begin)
-            free(updates[i].hot_sums)
-            updates[i].hot_begin = NULL
-            updates[i].hot_sums = NULL
-            updates[i].hot = 0
+    team.blocks = <int64_t *>calloc(2 * (count + 1), sizeof(int64_t))
+    if team.blocks == NULL:
+        raise MemoryError("no memory for a list of updates")
+    team.chunks = team.blocks + count + 1
+    for i in range(count):
+        d = max(d, updates[i].d)
+        if updates[i].last != NULL or updates[i].average != NULL or updates[i].scales != NULL:
+            updates[i].fused = NULL        # these look at decoded rows
+        if updates[i].coded != NULL or updates[i].coded_state != NULL:
+            decoded = max(decoded, BATCH * (updates[i].d + updates[i].state_width))
+        if updates[i].sort != NULL and updates[i].upstream != NULL:
+            find_hot(updates[i])
+        team.blocks[i + 1] = team.blocks[i] + updates[i].blocks
+        team.chunks[i + 1] = team.chunks[i] + (updates[i].hot_chunks[updates[i].hot] if updates[i].hot else 0)
+    team.scratch_size = (BATCH + 4) * d + 32 + decoded
+    team.scratch = <fe_real *>malloc(max(num_threads, 1) * team.scratch_size * sizeof(fe_real))
+    if team.scratch == NULL:
+        raise MemoryError("no memory for the sums of an update")
     return 0
+
+
+cdef void free_team(Team *team) noexcept:
+    cdef int64_t i
+    free(team.blocks)
+    free(team.scratch)
+    for i in range(team.count):
+        if team.updates[i] != NULL:
+            free(team.updates[i].hot_begin)
+            free(team.updates[i].hot_sums)
+            team.updates[i].hot_begin = NULL
+            team.updates[i].hot_sums = NULL
+            team.updates[i].hot = 0
 
 
 cdef fe_constraint make_constraint(tuple numbers) except *:
@@ -1861,37 +1875,55 @@ cdef class Job:
         self.u.calls, self.u.average_keeps, self.u.average_takes = calls, keeps, takes
 
 
-def run_jobs(list jobs not None, int num_threads):
-    """Does the jobs together. Returns for each what its step has summed up: a list of floats."""
-    cdef Py_ssize_t i, count = len(jobs)
-    cdef int64_t b, s
-    cdef Update *u
-    cdef Update **updates = <Update **>calloc(count + 1, sizeof(Update *))
-    cdef list results = []
-    if updates == NULL:
-        raise MemoryError("no memory for a list of updates")
-    try:
+@cython.no_gc_clear                    # the jobs hold what is freed
+cdef class Pass:
+    """Jobs that are done together, with all memory that they take: once it is made, it can no longer fail."""
+    cdef list jobs
+    cdef Update **updates
+    cdef Team team
+    cdef int num_threads
+
+    def __cinit__(self, list jobs not None, int num_threads):
+        cdef Py_ssize_t i, count = len(jobs)
+        cdef Update *u
+        memset(&self.team, 0, sizeof(self.team))
+        self.jobs, self.num_threads = jobs, num_threads
+        self.updates = <Update **>calloc(count + 1, sizeof(Update *))
+        if self.updates == NULL:
+            raise MemoryError("no memory for a list of updates")
         for i in range(count):
-            u = updates[i] = &(<Job?>jobs[i]).u
+            u = self.updates[i] = &(<Job?>jobs[i]).u
             if u.sums_width and u.blocks:
                 u.sums = <double *>calloc(u.blocks * u.sums_width, sizeof(double))
                 if u.sums == NULL:
                     raise MemoryError("no memory for the sums of a step")
-        run_updates(updates, count, num_threads)
-        for i in range(count):
-            u = updates[i]
+        make_team(&self.team, self.updates, count, num_threads)
+
+    def __dealloc__(self):
+        cdef int64_t i = 0
+        if self.updates != NULL:
+            free_team(&self.team)
+            while self.updates[i] != NULL:
+                free(self.updates[i].sums)
+                self.updates[i].sums = NULL
+                i += 1
+            free(self.updates)
+
+    def run(self):
+        """Does the jobs, once. Returns for each what its step has summed up: a list of floats."""
+        cdef Py_ssize_t i
+        cdef int64_t b, s
+        cdef Update *u
+        cdef list results = []
+        run(update_worker, &self.team, self.num_threads)
+        for i in range(self.team.count):
+            u = self.updates[i]
             if u.sums != NULL:
                 for b in range(1, u.blocks):
                     for s in range(u.sums_width):
                         u.sums[s] += u.sums[b * u.sums_width + s]
             results.append([u.sums[s] if u.sums != NULL else 0.0 for s in range(u.sums_width)])
-    finally:
-        for i in range(count):
-            if updates[i] != NULL:
-                free(updates[i].sums)
-                updates[i].sums = NULL
-        free(updates)
-    return results
+        return results
 
 
 def count_unique(Groups groups not None):
@@ -1931,8 +1963,10 @@ def reduce(Groups groups not None, const fe_real[:, ::1] upstream_bd not None, c
     """rows_u = the rows that occur, rising; values_ud[i] = the sum of the parts of rows_u[i]."""
     cdef Update u
     cdef Update *one = &u
+    cdef Team team
     cdef int64_t at = 0, unique = 0, block, blocks = groups.sort.kept // BLOCK + 1
     memset(&u, 0, sizeof(u))
+    memset(&team, 0, sizeof(team))
     u.rows = rows_of_isa
     u.d = values_ud.shape[1]
     u.row_bytes = u.stride = u.d * sizeof(fe_real)
@@ -1958,8 +1992,10 @@ def reduce(Groups groups not None, const fe_real[:, ::1] upstream_bd not None, c
         u.unique_rows = &rows_u[0]
         u.table = <char *>&values_ud[0, 0]
         u.step = u.rows.step[FE_STEP_store]
-        run_updates(&one, 1, num_threads)
+        make_team(&team, &one, 1, num_threads)
+        run(update_worker, &team, num_threads)
     finally:
+        free_team(&team)
         free(u.unique_before)
 
 

@@ -1,8 +1,8 @@
 """gather, pool, group and update on plain NumPy arrays: every check and every allocation of a step is here.
 
-May import: dtypes, memory, threads, _core and _core64; it alone calls the cores. Do not break: all checks come before
-the first write, and a driver's "bad" is answered with an error that names the culprit (detect cheaply, explain
-expensively).
+May import: dtypes, memory, threads (which has loaded _core) and _core64; it alone calls the drivers. Do not break: all
+checks come before the first write, and a driver's "bad" is answered with an error that names the culprit (detect
+cheaply, explain expensively).
 
 The flow: ids (any array) -> `flat_ids` (int32 or int64, contiguous) -> `gather` / `pool`; a gradient is `Parts`
 (ids, bags and upstream gradients, nothing expanded) -> `group` (sorted by row once) -> `update` or `reduce`. An
@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastembed import _core, dtypes
+from fastembed import dtypes
 from fastembed.dtypes import FLOAT32, FLOAT64
 from fastembed.memory import check_fits
+from fastembed.threads import core as _core
 from fastembed.threads import threads_for
 
 INSTRUCTION_SETS = ("avx512", "avx2", "base")
@@ -77,6 +78,7 @@ STATES = {
 _CODES = {name: code for code, name in enumerate(_core.STEPS)}
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 _LARGE = 1 << 20  # numbers of an array whose place in memory matters
+_MOMENT = 1 << 25  # elements that are written within a moment; then Ctrl-C is heard
 _MAPPED = 1 << 25  # bytes of a table in pages of its own, with which it can grow
 _HUGE = 1 << 21  # bytes of a huge page: memory of a multiple of it keeps them when it moves
 _ON_CPU = (1, 3, 11, 13)  # DLPack's devices whose memory the processor reads: its own, pinned, managed
@@ -949,12 +951,18 @@ def _set_missed(job, missed, zeros_d):
 
 
 def run(updates):
-    """Does a list of `Update`s, checked before, together. Returns for each what its step has summed up, a list."""
+    """Does a list of `Update`s, checked before, together. Returns for each what its step has summed up, a list.
+
+    Raises:
+        MemoryError: nothing was written then.
+    """
     known = {}
     jobs = [_job(update, known) for update in updates]
     threads, sums = threads_for(sum(work for _, work in jobs)), [None] * len(jobs)
-    for module, these in _by_core([rows_of(update.table).core for update in updates]):
-        for i, found in zip(these, module.run_jobs([jobs[i][0] for i in these], threads), strict=True):
+    by_core = _by_core([rows_of(update.table).core for update in updates])
+    passes = [(these, module.Pass([jobs[i][0] for i in these], threads)) for module, these in by_core]
+    for these, one in passes:  # all have their memory
+        for i, found in zip(these, one.run(), strict=True):
             sums[i] = found
     return sums
 
@@ -1189,7 +1197,9 @@ def decode(table, rows=slice(None)):
     if not table.coded:
         return octets_vb.view(table.real)
     values_vd = _empty((len(octets_vb), table.dim), len(octets_vb) * table.dim, table.real)
-    table.core.module.decode(octets_vb, table.code, values_vd, threads_for(values_vd.nbytes))
+    for these in blocks(values_vd, _MOMENT):
+        part_vd = values_vd[these]
+        table.core.module.decode(octets_vb[these], table.code, part_vd, threads_for(part_vd.nbytes))
     return values_vd
 
 
@@ -1222,9 +1232,9 @@ def check_codes(table, values, first_row=0):
         raise ValueError(f"rows must be finite to be {table.storage}. Received: row {row} with NaN or infinity")
 
 
-def blocks(table):
-    """The rows of a table in slices of at most 4 million elements."""
-    step = max(1, 4 * _LARGE // max(1, table.dim))
+def blocks(table, elements=4 * _LARGE):
+    """The rows of a table, or matrix, in slices of at most so many elements."""
+    step = max(1, elements // max(1, table.shape[1]))
     return [slice(start, min(start + step, len(table))) for start in range(0, len(table), step)]
 
 
@@ -1264,5 +1274,7 @@ def fill(table, kind, a=0.0, b=0.0, seed=0, first_row=0, row=None, numbers=None)
     core = check_table(table, writeable=True)
     row_d = None if row is None else check_floats(row, (table.shape[1],), "row", core.real)
     code, p_low, p_span = _FILLS[kind]
-    about = a, b, p_low, p_span, seed % 2**64, first_row, numbers
-    core.module.fill(table, code, row_d, *about, threads_for(table.nbytes))
+    for rows in blocks(table, _MOMENT):
+        these = None if numbers is None else numbers[rows]
+        about = a, b, p_low, p_span, seed % 2**64, first_row + rows.start, these
+        core.module.fill(table[rows], code, row_d, *about, threads_for(table[rows].nbytes))

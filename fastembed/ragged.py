@@ -14,8 +14,9 @@ from fastembed import ops
 
 def _integers(numbers, name):
     """`numbers` as a 1-D int64 array; TypeError and ValueError name the argument."""
-    array = np.asarray(numbers)
-    if array.size and array.dtype.kind not in "iu":
+    array = ops.array_of(numbers, name)
+    kind = array.dtype.kind
+    if kind not in "iu" and (array.size or kind != "f"):  # NumPy's dtype of an empty list
         raise TypeError(f"`{name}` must be integers. Received: dtype {array.dtype}")
     if array.ndim != 1:
         raise ValueError(f"`{name}` must be 1-D. Received: shape {array.shape}")
@@ -31,6 +32,9 @@ def _refuse(faults, numbers, name, rule):
 
 def _exactly(given, dtype, name):
     """`given` as `dtype`; ValueError where an integer or bool dtype would change a value."""
+    dtype = np.dtype(dtype)
+    if "V" in (given.dtype.kind, dtype.kind) or (given.dtype.kind == "c" and dtype.kind != "c"):
+        raise TypeError(f"`{name}` must be numbers that fit {dtype}. Received: dtype {given.dtype}")
     with np.errstate(invalid="ignore"):
         array = given.astype(dtype)
     changed = array != given
@@ -112,7 +116,10 @@ class Ragged:
             >>> Ragged.from_lists([[[1], []], [], [[2, 3]]]).shape
             (3, None, None)
         """
-        level, nested_splits = list(rows), []
+        try:
+            level, nested_splits = list(rows), []
+        except TypeError:
+            raise TypeError(f"`rows` must be a list of lists. Received: {rows!r:.100}") from None
         while True:
             lists = [isinstance(item, (list, tuple)) or getattr(item, "ndim", 0) > 0 for item in level]
             if not any(lists) and (level or nested_splits):
@@ -206,7 +213,7 @@ class Ragged:
             >>> Ragged.from_padded([[5, 0, 6, 0], [0, 0, 0, 0]], padding=0).to_list()
             [[5, 0, 6], []]
         """
-        array = np.asarray(array)
+        array = ops.array_of(array, "array")
         if array.ndim < 2:
             raise ValueError(f"`array` must have at least two axes. Received: shape {array.shape}")
         if row_lengths is not None and padding is not None:
@@ -218,6 +225,8 @@ class Ragged:
                 raise ValueError(f"`row_lengths` must have {rows} lengths. Received: {len(lengths)}")
             _refuse((lengths < 0) | (lengths > columns), lengths, "row_lengths", f"be from 0 to {columns}")
         elif padding is not None:
+            if array.dtype.kind == "V":
+                raise TypeError(f"`array` must be numbers. Received: dtype {array.dtype}")
             kept = (array != padding).any(axis=tuple(range(2, array.ndim)))
             lengths = np.where(kept, np.arange(1, columns + 1), 0).max(axis=1, initial=0)
         else:
@@ -282,10 +291,14 @@ class Ragged:
                 return self._trusted(self._values[splits[0] : splits[-1]], splits - splits[0])
             return self._take(np.arange(rows.start, rows.stop, rows.step))
         if isinstance(index, (list, np.ndarray)) and np.ndim(index) == 1:
-            index = np.asarray(index, np.int64 if len(index) == 0 else None)
+            index = np.asarray(index) if len(index) else np.empty(0, np.int64)
             if index.dtype.kind not in "iub":
                 raise TypeError(f"`index` must be integers or a mask. Received: {index.dtype} of shape {index.shape}")
-            return self._take(np.arange(len(self))[index])
+            try:
+                rows = np.arange(len(self))[index]
+            except IndexError as error:
+                raise IndexError(f"`index` must be rows of {len(self)}, or a mask of them. Received: {error}") from None
+            return self._take(rows)
         try:
             row = range(len(self))[index]
         except TypeError:

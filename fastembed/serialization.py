@@ -106,7 +106,7 @@ def check_array(value, name):
     """An array of numbers, from anything that NumPy makes one of."""
     try:
         array = np.asarray(value)
-    except (OverflowError, RecursionError) as error:
+    except (OverflowError, RecursionError, ValueError) as error:
         raise ValueError(f"`{name}` must be an array of numbers. Received: {error}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"`{name}` must be an array of numbers. Received: {array.dtype} of shape {array.shape}")

@@ -58,10 +58,10 @@ class EmbeddingTransformer(TransformerMixin, BaseEstimator):
         layers_: an `Embedding` for each column, an `EmbeddingBag` for one of lists.
         categories_: an array for each column: category i has row i + 1; None where ids are as they are.
         loss_curve_: the mean loss of each epoch.
-        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+        n_features_in_: as everywhere in scikit-learn, and so is feature_names_in_.
 
-    Raises (in fit):
-        ValueError, TypeError: wrong arguments; a `y` that is neither classes nor numbers.
+    Raises:
+        ValueError, TypeError: in `fit`, wrong arguments; a `y` that is neither classes nor numbers.
 
     Source: Guo and Berkhahn, Entity embeddings of categorical variables, 2016.
 

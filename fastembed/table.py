@@ -15,7 +15,7 @@ import numpy as np
 from fastembed import capsules, dtypes, files, memory, ops
 from fastembed.carry import Carry, run
 from fastembed.lazy import Lazy, bits_of
-from fastembed.threads import Lock
+from fastembed.threads import Lock, Whole
 
 
 class Table:
@@ -185,10 +185,11 @@ class Table:
     def read(self, rows):
         """The bytes of a slice of rows, uint8 (n, bytes), as they lie in memory; of a lazy table those that are not
         made as if they were. Rows that have steps to take have not taken them."""
-        if self.lazy is None:
-            return self._rows.octets_vb[rows]
-        with self.lock:
-            return self.lazy.read(rows)
+        if self.lazy is not None:
+            with self.lock:
+                if self.lazy is not None:  # another thread may have ended it
+                    return self.lazy.read(rows)
+        return self._rows.octets_vb[rows]
 
     def pieces(self):
         """Yields the bytes of all rows as look-ups see them, in chunks of some megabytes; a lazy table stays lazy."""
@@ -221,8 +222,7 @@ class Table:
 
         bags: row splits, combiner and padding id, as the gradient will have them: then it is not grouped again.
         """
-        if self.lazy is not None:
-            self._make(ids_n)
+        self._make(ids_n)
         self._pay(ids_n, *bags)
         return self._rows
 
@@ -232,14 +232,18 @@ class Table:
         return self.debt is not None or self.lazy is not None
 
     def _make(self, ids_n):
-        if not self.lazy.has_made(ids_n):
+        lazy = self.lazy  # another thread may end it, as may `debt`
+        if lazy is not None and not lazy.has_made(ids_n):
             with self.lock:
-                self.lazy.make(ids_n)
+                if self.lazy is not None:
+                    self.lazy.make(ids_n)
 
     def _pay(self, ids_n, *bags):
-        if self.debt is not None and self.debt.moves:
+        debt = self.debt
+        if debt is not None and debt.moves:
             with self.lock:
-                self.debt.pay(None if ids_n is None else ops.look_parts(ids_n, *bags))
+                if self.debt is not None:
+                    self.debt.pay(None if ids_n is None else ops.look_parts(ids_n, *bags))
 
     @property
     def is_told(self):
@@ -316,7 +320,7 @@ class Table:
         for these in ops.blocks(rows) if coded else ():  # all, before the first is written
             with np.errstate(over="ignore"):
                 ops.check_codes(rows, np.ascontiguousarray(array[these], np.float32), these.start)
-        with self.lock:
+        with self.lock, Whole():
             self.changing()
             if self.debt is not None:
                 self.debt.pay(None)  # for the state: what waits for the old rows has decayed
@@ -537,12 +541,13 @@ class Table:
         self._rows = ops.rows_of(self._array, dim=dim)
 
 
-def rearrange(pairs, num_rows, from_v=None):
+def rearrange(pairs, num_rows, from_v=None, then=lambda: None):
     """Gives tables of one length `num_rows` rows, all or none of them. pairs: the tables, with functions that write the
     initial values of new rows, as Table.resize takes them. from_v: the old number of each row, int64, -1: it is new;
-    None: the first rows stay."""
+    None: the first rows stay. then: called when they have them, and before Ctrl-C is heard."""
     tables = [table for table, _ in pairs]
     if from_v is None and num_rows == len(tables[0]):
+        then()
         return
     with locked(tables):
         optimizers = {optimizer for table in tables for optimizer in table.optimizers}
@@ -559,11 +564,13 @@ def rearrange(pairs, num_rows, from_v=None):
                 carry.step(kept.home.changing)
             for table, fill in pairs:
                 table.carry(carry, fill)
+            taken.enter_context(Whole())  # from here on it is done
         for table in tables:
             if table.constraint is not None and table.constraint.rows is None:
                 table.enforce()
         for optimizer, kept in known:
             optimizer.recount(kept)
+        then()
 
 
 def locked(variables, *locks):

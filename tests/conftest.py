@@ -16,6 +16,10 @@ import pytest
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the processors, and do not spin on them
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(workers))))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import fastembed  # noqa: E402
 
 
@@ -72,12 +76,13 @@ def guarded():
 def run_python(tmp_path):
     """Runs a program in a new interpreter, away from the checkout, and returns what it printed."""
 
-    def run(program, *arguments, timeout=60, **environment):
+    def run(program, *arguments, timeout=120, **environment):
         path = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": path, **environment}
         result = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path, **environment},
+            env={name: value for name, value in environment.items() if value is not None},
             capture_output=True,
             text=True,
             timeout=timeout,

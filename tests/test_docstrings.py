@@ -58,12 +58,18 @@ def test_there_are_examples():
     assert len(set(found)) == len(found)  # none is counted twice
 
 
+def pages():
+    """The program of each page of docs/ that has one: its examples, one after the other."""
+    for page in sorted((Path(__file__).parents[1] / "docs").rglob("*.md")):
+        blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        if blocks:
+            yield pytest.param("\n".join(blocks), id=page.name)
+
+
 @of_keras
-@pytest.mark.parametrize("page", sorted((Path(__file__).parents[1] / "docs").glob("*.md")), ids=lambda page: page.name)
-def test_pages(page, tmp_path, monkeypatch):
-    """The examples of a page, one after the other."""
-    program = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
-    for name in re.findall(r"^import (jax|keras|sklearn|torch)$", program, re.MULTILINE):
+@pytest.mark.parametrize("program", list(pages()))
+def test_pages(program, tmp_path, monkeypatch):
+    for name in re.findall(r"^import (gensim|jax|keras|sklearn|torch)$", program, re.MULTILINE):
         need(name)
     monkeypatch.chdir(tmp_path)
     exec(program, {})

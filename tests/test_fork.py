@@ -1,4 +1,4 @@
-"""A forked child looks up and updates, after the parent has used its threads.
+"""A forked child looks up and updates, on one thread and on many, after the parent has used its threads.
 
 Do not break: a child that hangs is killed after 30 seconds and fails the test. Each case has a process of its own.
 """
@@ -57,6 +57,10 @@ PROGRAM = """
         optimizer.apply_gradients([(np.ones((V, D)), made.embeddings)])
 
 
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+
+
     def use_torch():
         torch.set_num_threads(4)
         weight = torch.ones(1000, 64, requires_grad=True)
@@ -67,8 +71,12 @@ PROGRAM = """
     def child(layer):
         assert fastembed.get_num_threads() == 1
         work(layer, 2)
+        assert threads() == 1
         fastembed.set_num_threads(4)
         work(layer, 3)
+        assert threads() == (4 if fastembed.ops.openmp else 1)
+        fastembed.set_num_threads(None)
+        assert fastembed.get_num_threads() == 1
 
 
     def fork(function, *arguments):

@@ -219,8 +219,8 @@ def test_vocabularies(tmp_path):
         b"\xba\x16\x4f\x2f\x0c" + bytes(100),  # a model of fastText
         b"\x1f\x8b",
         b"\x1f\x8b" + bytes(100),
-        gzip.compress(b"2 3\na 1 2 3\n"),
-        gzip.compress(b"1 3\na 1 2 3\n")[:-5],
+        gzip.compress(b"2 3\na 1 2 3\n", mtime=0),
+        gzip.compress(b"1 3\na 1 2 3\n", mtime=0)[:-5],
     ],
 )
 def test_damaged(content, name, tmp_path):

@@ -161,6 +161,14 @@ def test_more_rows_than_int32(sparse, run_python):
     small_peak(run_python(HEAD + body + TAIL, sparse((2**32 + 1000, 1))))
 
 
+def test_too_many_ids_for_one_update(sparse):
+    """2^32 of them are refused before one is read."""
+    ids = np.load(sparse((2**32,)), mmap_mode="r").view(np.int32)
+    parts = ops.parts(ids, np.ones((1, 2), np.float32), [0, len(ids)])
+    with pytest.raises(ValueError, match=r"too many ids or rows for one update: 4294967296 ids, 7 rows\."):
+        ops.group(parts, 7)
+
+
 @pytest.mark.parametrize("wrong", [2**31, 2**32, 2**32 + 1, 2**33 + 3, 2**62, 2**63 - 1, -(2**31), -(2**32) + 1])
 def test_such_ids_are_no_rows_of_a_small_table(wrong):
     """An id that is cut to 32 bits would be one."""

@@ -325,7 +325,9 @@ class OurHalves(Initializer):
 
 
 @pytest.mark.parametrize(
-    "identifier", [halves, lambda shape, dtype: halves(shape), Halves(), Halves, OurHalves(), OurHalves], ids=str
+    "identifier",
+    [halves, lambda shape, dtype: halves(shape), Halves(), Halves, OurHalves(), OurHalves],
+    ids=["function", "lambda", "object", "class", "initializer", "class of initializers"],
 )
 def test_functions(identifier):
     table = Embedding(6, 5, identifier).embeddings.numpy()
@@ -357,7 +359,7 @@ class Quarters(Halves):
         return quarters(shape, dtype)
 
 
-@pytest.mark.parametrize("identifier", [quarters, Quarters(), Quarters], ids=str)
+@pytest.mark.parametrize("identifier", [quarters, Quarters(), Quarters], ids=["function", "object", "class"])
 def test_what_is_registered_has_one(identifier):
     layer = Embedding(6, 5, identifier)
     for config in (layer.get_config(), json.loads(json.dumps(layer.get_config()))):

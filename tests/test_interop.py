@@ -355,7 +355,7 @@ def test_nulls_in_lists():
 @pytest.mark.parametrize(
     "column",
     [3, "abc", None, [1, 2], [["a"]], [[True]], ["ab"], [{"a": 1}], np.zeros((2, 2)), IDS, OnlyDLPack(IDS), [[1j]]],
-    ids=str,
+    ids=lambda column: type(column).__name__,
 )
 def test_what_is_not_taken(column):
     with pytest.raises(TypeError, match=r"`column` must be a Ragged, nested lists, .* Received: "):

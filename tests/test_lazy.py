@@ -136,7 +136,7 @@ def test_rows_that_nobody_touches_do_not_catch_up():
         ({"path": "x.npy"}, "needs an initializer with a seed"),
         ({"embeddings_initializer": np.ones((3, 3))}, "`shape` must be"),
     ],
-    ids=str,
+    ids=["orthogonal", "function", "weights", "constraint", "no seed", "array"],
 )
 def test_what_is_refused(arguments, match):
     with pytest.raises(ValueError, match=match):

@@ -334,7 +334,7 @@ def test_schedules_in_keras_29():
     assert written["learning_rate"]["config"].items() >= {**rate["config"], "name": "ExponentialDecay"}.items()
 
 
-@classes(set(DEFAULTS) - set(LEGACY))
+@classes(sorted(set(DEFAULTS) - set(LEGACY)))
 def test_what_keras_29_does_not_have(name):
     """Keeps its config, in the envelope of 2.9."""
     optimizer = getattr(optimizers, name)()

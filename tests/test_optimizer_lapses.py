@@ -138,7 +138,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("start", [1, 2, 500])
-@pytest.mark.parametrize(("optimizer", "parts", "step", "multiple"), CASES, ids=repr)
+@pytest.mark.parametrize(("optimizer", "parts", "step", "multiple"), CASES, ids=[repr(case[0]) for case in CASES])
 def test_lapses(optimizer, parts, step, multiple, start, rng):
     """40 steps after step `start`, with a rate that changes."""
     state = [rng.standard_normal(20) for _ in range(parts)]

@@ -5,16 +5,21 @@ that all threads sum them together.
 """
 
 import os
+import shutil
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 import reference as ref
+import threadpoolctl
+from peers import need
 from test_modes import every_mode, made
 
 import fastembed
 from fastembed import Embedding, EmbeddingBag, IndexedSlices, initializers, ops, optimizers
+from fastembed import threads as _threads
 
 NUMBERS = [1, 2, 7]
 V, N, B, D = 3000, 120_000, 12_000, 17
@@ -256,6 +261,215 @@ def test_affinity(run_python):
     assert int(run_python(pinned + GET, OMP_NUM_THREADS="")) == 1
 
 
+QUOTAS = {  # files of a system, and the processors that they grant
+    "none": ({}, None),
+    "no limit": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+    "a container": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+    "a service": (
+        {
+            "proc/self/cgroup": "0::/system.slice/it.service\n",
+            "sys/fs/cgroup/system.slice/cpu.max": "300000 100000\n",
+            "sys/fs/cgroup/system.slice/it.service/cpu.max": "max 100000\n",
+        },
+        3,
+    ),
+    "less than one": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "1000 100000\n"}, 1),
+    "version 1": (
+        {
+            "proc/self/cgroup": "5:memory:/a\n4:cpuacct,cpu:/a\n1:name=systemd:/a\n0::/a\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "400000\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+        },
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_quota(name, tmp_path):
+    files, expected = QUOTAS[name]
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert _threads._quota(tmp_path) == expected
+
+
+@pytest.mark.skipif(not ops.openmp, reason="built without OpenMP")
+def test_threadpoolctl(threads):
+    """It sees the runtime, and limits it, but in the Python thread that asks; results stay as they are."""
+    controller = threadpoolctl.ThreadpoolController()
+    assert [one["num_threads"] for one in controller.info() if one["user_api"] == "openmp"]
+    layer, ids = EmbeddingBag(V, 64, "sum"), np.arange(60_000).reshape(-1, 10) % V
+    expected = layer(ids)
+    threads(None)
+    default = fastembed.get_num_threads()
+    for told in (None, 7):
+        threads(told)
+        with threadpoolctl.threadpool_limits(1):
+            assert fastembed.get_num_threads() == (1 if default > 1 else told or 1)
+            assert np.array_equal(layer(ids), expected)
+        assert fastembed.get_num_threads() == (told or default)
+
+
+@pytest.mark.skipif(not LINUX or not ops.openmp, reason="threads are counted in /proc; OpenMP makes them")
+def test_a_limit_keeps_threads_from_starting(run_python):
+    program = """
+        import os
+        import threadpoolctl
+        import fastembed
+
+        fastembed.set_num_threads(7)
+        with threadpoolctl.threadpool_limits(1):
+            fastembed.Embedding(100_000, 64)([1])
+        assert len(os.listdir("/proc/self/task")) == (1 if fastembed.threads._default > 1 else 7)
+    """
+    run_python(program, OPENBLAS_NUM_THREADS="1")
+
+
+# ---- programs that start many ------------------------------------------------------------------------
+
+
+DEFAULT = """
+import fastembed
+
+def default():
+    return fastembed.get_num_threads()
+
+class Defaults:
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return default()
+"""
+
+
+def test_joblib(tmp_path, run_python):
+    """Its processes share the processors."""
+    need("joblib")
+    (tmp_path / "workers.py").write_text(DEFAULT)
+    program = """
+        import joblib
+        import workers
+
+        default = workers.default()
+        for jobs in (2, default + 1):
+            found = joblib.Parallel(n_jobs=jobs)(joblib.delayed(workers.default)() for _ in range(2 * jobs))
+            assert set(found) == {max(1, min(default, joblib.cpu_count() // jobs))}, found
+    """
+    run_python(program, OMP_NUM_THREADS=None)
+
+
+@pytest.mark.parametrize("how", ["fork", "spawn", "forkserver"])
+def test_data_loader(how, tmp_path, run_python):
+    """Each of its workers has one thread, unless it asks for more."""
+    need("torch")
+    (tmp_path / "workers.py").write_text(DEFAULT)
+    program = """
+        import sys
+        import fastembed
+        import torch
+        import workers
+
+        if __name__ == "__main__":
+            loader = torch.utils.data.DataLoader(workers.Defaults(), num_workers=2, multiprocessing_context=sys.argv[1])
+            assert torch.cat(list(loader)).tolist() == [1] * 4
+            assert fastembed.get_num_threads() == fastembed.threads._default
+    """
+    run_python(program, how, timeout=120, PYTHONWARNINGS="ignore")
+
+
+def test_beside_torch(run_python):
+    """Calls of both in turn cost at most twice the calls apart, whichever was imported first. A plain copy of the
+    OpenMP runtime, whose threads spin, costs a hundred times; a machine that has other work gets a second chance."""
+    need("torch")
+    program = """
+        import importlib
+        import statistics
+        import sys
+        import time
+
+        for name in sys.argv[1:]:
+            importlib.import_module(name)
+        import fastembed
+        import numpy as np
+        import torch
+
+        fastembed.set_num_threads(2)
+        torch.set_num_threads(2)
+        layer, ids = fastembed.EmbeddingBag(4096, 64), np.arange(4096).reshape(256, 16)
+        x = torch.ones(1 << 18)
+
+        def ours():
+            layer(ids)
+
+        def theirs():
+            torch.add(x, x)
+
+        def both():
+            theirs()
+            ours()
+
+        def median(call):
+            time.sleep(0.01)
+            seconds = []
+            for _ in range(20):
+                start = time.perf_counter()
+                call()
+                seconds.append(time.perf_counter() - start)
+            return statistics.median(seconds[5:])
+
+        ratios = []
+        for _ in range(10):
+            rounds = [[median(call) for call in (ours, theirs, both)] for _ in range(5)]
+            ratios.append(statistics.median(c / (a + b) for a, b, c in rounds))
+            if ratios[-1] <= 2:
+                break
+        print(ratios)
+        assert ratios[-1] <= 2
+    """
+    for order in (("torch", "fastembed"), ("fastembed", "torch")):
+        run_python(program, *order, timeout=120)
+
+
+# ---- how the runtime waits ---------------------------------------------------------------------------
+
+CORE = """
+import os
+
+def max_threads():
+    print(os.environ.get("OMP_WAIT_POLICY"))
+    return 1
+"""
+WAITING = """
+    import os
+    import sys
+
+    sys.path.insert(0, sys.argv[1])
+    before = dict(os.environ)
+    import fastembed.threads
+    assert dict(os.environ) == before
+"""
+
+
+@pytest.mark.parametrize("told", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "9"}, {"KMP_BLOCKTIME": "0"}])
+@pytest.mark.parametrize("own", [None, "fastembed_cython.libs", "fastembed/.dylibs"])
+def test_an_own_runtime_sleeps(own, told, tmp_path, run_python):
+    """While `threads` loads the core of a wheel that has one, unless the environment says how to wait."""
+    package = tmp_path / "fastembed"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "_core.py").write_text(CORE)
+    shutil.copy(_threads.__file__, package)
+    if own:
+        (tmp_path / own).mkdir()
+    none = dict.fromkeys(_threads._WAITS)
+    printed = run_python(WAITING, tmp_path, **{**none, **told})
+    assert printed.strip() == told.get("OMP_WAIT_POLICY", "passive" if own and not told else "None")
+
+
 # ---- Python threads ----------------------------------------------------------------------------------
 
 
@@ -354,3 +568,30 @@ def test_python_threads_that_only_look_up(rng, threads):
 
     together(*[work] * 8)
     assert np.array_equal(layer.embeddings.numpy(), table)
+
+
+def test_look_ups_run_beside_each_other(threads):
+    """While one thread is in a long look-up, another makes many short ones in the same layer."""
+    threads(1)
+    layer = EmbeddingBag(V, 64, "sum")
+    ids, expected = np.arange(5_000_000).reshape(10, -1) % V, layer([[1, 2]])
+    times, begun = [], threading.Event()
+
+    def long():
+        layer([[1]])
+        begun.set()
+        times.append(time.perf_counter())
+        layer(ids)
+        times.append(time.perf_counter())
+
+    def short():
+        seen = []
+        begun.wait(10)
+        while len(times) < 2:
+            assert np.array_equal(layer([[1, 2]]), expected)
+            seen.append(time.perf_counter())
+        begin, end = times
+        middle = [moment for moment in seen if begin + 0.2 * (end - begin) < moment < end - 0.2 * (end - begin)]
+        assert len(middle) > 20
+
+    together(long, short)

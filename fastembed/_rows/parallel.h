@@ -14,11 +14,25 @@ static inline void fe_barrier(void)
 #pragma omp barrier
 }
 static inline int fe_team_size(void) { return omp_get_num_threads(); }
+/* What the runtime would use by itself: what omp_set_num_threads, and so threadpoolctl, has said in this thread. */
+static inline int fe_max_threads(void) { return omp_get_max_threads(); }
 #else
 enum { FE_OPENMP = 0 };
 static inline void fe_barrier(void) {}
 static inline int fe_team_size(void) { return 1; }
+static inline int fe_max_threads(void) { return 1; }
 #endif
+
+/* Lets the idle threads of the calling thread's team end, so that a child made by fork() starts with none. False where
+ * the runtime has no such thing: LLVM's needs none, Windows has no fork. */
+static inline int fe_end_team(void)
+{
+#if defined(_OPENMP) && (_OPENMP >= 201811 || (defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9))
+    return omp_pause_resource_all(omp_pause_soft) == 0;
+#else
+    return 0;
+#endif
+}
 
 /* A number that several threads add to; returns what it was before. */
 static inline int64_t fe_add(int64_t *total, int64_t count)

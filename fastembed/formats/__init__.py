@@ -168,8 +168,7 @@ def find(path, format=None):
         list of `matrix.Matrix`, with `name` and `title` (either is a name for `load`), `shape`, `storage` (the name of
         the dtype) and `fits` (whether it can be a table).
 
-    Raises:
-        as `load`.
+    Raises: as `load`.
 
     Example:
         >>> np.savez(directory + "/model.npz", words=np.ones((10, 4), "float32"), counts=np.arange(10))

@@ -74,13 +74,20 @@ def _matrix(name, title, path, start, shape, columns_first, dtype):
 def _header(file, path):
     """(shape, whether columns come first, dtype) of the array that begins here."""
     version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-    if read is None:
+    if version not in ((1, 0), (2, 0)):
         raise ValueError(f"`path` must be of version 1 or 2 of .npy. Received: path={path!r}, of version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    length = file.read(2 * version[0])
+    size = int.from_bytes(length, "little")
+    if size > _LONGEST_HEADER:  # NumPy reads it before it looks
+        raise ValueError(
+            f"`path` must have a header of at most {_LONGEST_HEADER} bytes. Received: path={path!r}: {size}"
+        )
+    header = io.BytesIO(length + file.read(size))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python 2
         try:
-            shape, columns_first, dtype = read(file, max_header_size=_LONGEST_HEADER)
+            shape, columns_first, dtype = read(header, max_header_size=_LONGEST_HEADER)
         except (SyntaxError, tokenize.TokenError, TypeError, AttributeError, KeyError, IndexError) as error:
             raise ValueError(f"`path` must be a whole .npy file. Received: path={path!r}: {error}") from error
     if any(size < 0 for size in shape):

@@ -111,7 +111,10 @@ def find(path, format):
             )
         folder = names[0].removesuffix("data.pkl")
         content = io.BytesIO(archive.read(member))
-        order = archive.read(folder + "byteorder") if folder + "byteorder" in archive.namelist() else b"little"
+        order = b"little"
+        if folder + "byteorder" in archive.namelist():
+            with archive.open(folder + "byteorder") as file:
+                order = file.read(16)  # however long it says that it is
         try:
             value = pickles.read(content, _KNOWN, _storage)
         except ValueError as error:

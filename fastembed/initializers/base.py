@@ -1,7 +1,7 @@
 """What all initializers share: the base class, seeds, and the checks of their arguments.
 
-May import: ops, serialization. Do not break: the same seed gives the same bits for any number of threads, on every
-instruction set; where `row_wise` is True, rows may be filled in pieces.
+May import: ops, serialization, threads. Do not break: the same seed gives the same bits for any number of threads, on
+every instruction set; where `row_wise` is True, rows may be filled in pieces.
 """
 
 import copy
@@ -12,9 +12,11 @@ import operator
 import numpy as np
 
 from fastembed import ops, serialization
+from fastembed.threads import Lock
 
 _GOLDEN = 0x9E3779B97F4A7C15  # from one key of a SeedGenerator to its next
 _seeds = None  # made when it is needed: importing numpy.random takes as long as all of this package
+_lock = Lock()  # two threads never get the same seed
 
 
 def set_random_seed(seed):
@@ -33,7 +35,9 @@ def set_random_seed(seed):
     global _seeds
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
         raise ValueError(f"`seed` must be an integer of at least 0. Received: seed={seed!r}")
-    _seeds = np.random.default_rng(int(seed))
+    seeds = np.random.default_rng(int(seed))
+    with _lock:
+        _seeds = seeds
 
 
 def random_state():
@@ -44,15 +48,17 @@ def random_state():
 def set_random_state(generator):
     """Becomes what random_state() gave."""
     global _seeds
-    _seeds = generator
+    with _lock:
+        _seeds = generator
 
 
 def _random_key():
     """The next seed for an initializer that was given none."""
     global _seeds
-    if _seeds is None:
-        _seeds = np.random.default_rng()
-    return int(_seeds.integers(2**63))
+    with _lock:
+        if _seeds is None:
+            _seeds = np.random.default_rng()
+        return int(_seeds.integers(2**63))
 
 
 # ---- checks --------------------------------------------------------------------------------------------------------
@@ -234,9 +240,10 @@ class Seeded(Initializer):
 
     def _next_key(self, numbers):
         """The key for rows of these numbers. A table that is filled in pieces begins at row 0."""
-        if self._advances and numbers[:1] == range(1):
-            self._key += _GOLDEN
-        return self._key
+        with _lock:
+            if self._advances and numbers[:1] == range(1):
+                self._key += _GOLDEN
+            return self._key
 
     def _fixed(self, again=False):
         made = copy.copy(self)

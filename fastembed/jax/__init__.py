@@ -225,11 +225,9 @@ def look_up(layer, ids, weights=None, after=None):
         ids, weights: as in `Layer`.
         after: an array that must have been computed before, such as what `update` returned; or None.
 
-    Returns:
-        as `Layer`.
+    Returns: as `Layer`.
 
-    Raises:
-        as `Layer`.
+    Raises: as `Layer`.
 
     Example:
         >>> layer = fastembed.Embedding(1000, 8)
@@ -254,8 +252,7 @@ def update(layer, optimizer, ids, upstream, weights=None, after=None):
     Returns:
         a float32 scalar 0: give it to the next `look_up` as `after`, so that it comes after the step.
 
-    Raises:
-        as `Layer`; also for a layer that is not trainable.
+    Raises: as `Layer`; also for a layer that is not trainable.
 
     Example:
         >>> layer, optimizer = fastembed.Embedding(1000, 8, "zeros"), fastembed.optimizers.SGD(0.5)

@@ -64,10 +64,11 @@ class Embedding(keras.layers.Layer):
     model are one step with the sum of their gradients.
 
     Args:
-        input_dim, output_dim, embeddings_initializer, embeddings_regularizer, activity_regularizer,
-            embeddings_constraint, mask_zero, input_length, weights: as in `keras.layers.Embedding`, of Keras 2 and 3.
-            The penalty of `embeddings_regularizer` is in the gradient of the rows of a batch, and not in the loss that
-            `fit` reports.
+        input_dim, output_dim: ints, rows of the table and their length.
+        embeddings_initializer, activity_regularizer, embeddings_constraint, mask_zero, input_length, weights: as in
+            `keras.layers.Embedding`, of Keras 2 and 3.
+        embeddings_regularizer: as there. The penalty is in the gradient of the rows of a batch, and not in the loss
+            that `fit` reports.
         table_optimizer: an optimizer of fastembed, its name or config, or one of Keras; it trains this table alone.
             None: the optimizer that the model is compiled with, translated, with its learning rate at each moment; with
             untouched="catch_up", so that rows become what Keras's dense gradients make of them.

@@ -401,8 +401,7 @@ class Embedding:
         if self._lora is not None:
             lora = self._lora
             pairs.append((lora.a, self._first_values(lora.a, lora.a_initializer, input_dim) if new else None))
-        rearrange(pairs, input_dim, from_v)
-        self.input_dim = input_dim
+        rearrange(pairs, input_dim, from_v, lambda: setattr(self, "input_dim", input_dim))
 
     @staticmethod
     def _first_values(table, initializer, input_dim):

@@ -21,7 +21,7 @@ from fastembed.optimizers.arguments import BASE, CHECKS, MODES, OURS, number
 from fastembed.optimizers.kept import Kept, count_of, matrix_of
 from fastembed.slices import IndexedSlices
 from fastembed.table import Table, locked
-from fastembed.threads import Lock
+from fastembed.threads import Lock, Whole
 
 _GOLDEN = 0x9E3779B97F4A7C15  # from the rounding seed of one variable to that of the next
 
@@ -73,7 +73,7 @@ class Optimizer(serialization.Configurable):
     keras_module = "keras.optimizers"
 
     def __init__(self, learning_rate, name, base, own=None):
-        """own: its own arguments by name; each is checked, and becomes an attribute and a key of the config."""
+        # own: its own arguments by name; each is checked, and becomes an attribute and a key of the config
         self.learning_rate = learning_rate
         path = base.pop("path", None)
         unknown = set(base) - set(BASE) - set(OURS)
@@ -276,7 +276,7 @@ class Optimizer(serialization.Configurable):
         """Variables become their running averages, as Keras does at the end of a training with `use_ema`."""
         for variable in variables if self.use_ema else ():
             kept = self._known(variable)
-            with self.held([variable]):
+            with self.held([variable]), Whole():
                 kept.overwrite(kept.average_rows(self.calls, self.ema_momentum))
                 self.refresh(kept)
 
@@ -371,17 +371,15 @@ class Optimizer(serialization.Configurable):
 
     def _go_on(self, about):
         """Takes up what flush() left."""
-        try:
+        with home.damage(self.home.path):
             ours = self.described()
             saved = {key: about[key] for key in ours}
             if saved != ours:
                 raise ValueError(f"`path` must hold the state of {ours}. Received: {saved}")
             counters = about["counters"]
-            self.calls, self.skipped = int(counters["calls"]), int(counters["skipped"])
+            self.calls, self.skipped = count_of(counters, "calls"), count_of(counters, "skipped")
             if counters["learning_rate"] is not None and isinstance(self._learning_rate, float):
                 self.learning_rate = counters["learning_rate"]
-        except (LookupError, TypeError) as error:
-            raise ValueError(f"`path` must hold the state of an optimizer. Received: {about!r:.200}") from error
 
     def scale_loss(self, loss):
         """Returns the loss times `loss_scale_factor`."""
@@ -454,6 +452,8 @@ class Optimizer(serialization.Configurable):
             TypeError, ValueError: a wrong dtype or shape, a read-only or frozen variable, a variable that comes twice,
                 a gradient that is not finite.
             IndexError: an id that is no row. No variable, state or counter has changed then.
+            MemoryError: likewise; but where a step has several passes (Lamb, Adafactor, `ema_overwrite_frequency`) and
+                a later one finds no memory, rows or states have changed, and the step does not count.
         """
         pairs = list(grads_and_vars)
         with self._lock:
@@ -476,36 +476,50 @@ class Optimizer(serialization.Configurable):
             all_groups = _group(gradients, variables)
             if not all(map(ops.finite, gradients)):
                 return _explain_nonfinite(pairs, gradients)
-            known = [self._keep(variable) for variable in variables]
-            steps = self.gradient_accumulation_steps or 1
-            takes_step = (self.calls + 1) % steps == 0
+            with Whole():
+                return self._write(variables, gradients, all_groups, factor)
+
+    def _write(self, variables, gradients, all_groups, factor):
+        """_apply, from the first write on."""
+        known = [self._keep(variable) for variable in variables]
+        before = [(kept, kept.pending, kept.hyper, kept.rounded, kept.rounding) for kept in self._variables.values()]
+        try:
+            reason = self._take(variables, known, gradients, all_groups, factor)
+        except BaseException:
+            _put_back(before)
+            raise
+        if reason:
+            _put_back(before)
+            return reason
+        if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
+            for kept in self._variables.values():
+                kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
+                self.refresh(kept)
+        self.calls += 1
+        return None
+
+    def _take(self, variables, known, gradients, all_groups, factor):
+        """The step of a call, or its gradients wait for one. Returns what is not finite, or None."""
+        steps = self.gradient_accumulation_steps or 1
+        takes_step = (self.calls + 1) % steps == 0
+        if takes_step:
+            t, rate = self._prepare(known)
+        if steps > 1:  # `factor` may be another one at the next call
+            for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
+                kept.add_pending(gradient, groups, factor)
             if takes_step:
-                t, rate = self._prepare(known)
-            waiting = ()
-            if steps > 1:  # `factor` may be another one at the next call
-                waiting = [(kept, kept.pending) for kept in self._variables.values()]
-                for kept, gradient, groups in zip(known, gradients, all_groups, strict=True):
-                    kept.add_pending(gradient, groups, factor)
-                if takes_step:
-                    gradients = [kept.take_pending() for kept in known]
-                    all_groups = _group(gradients, variables)
-                    for kept, _ in waiting:
-                        kept.pending = None
-                factor = 1.0
-            if takes_step:
-                work = [*zip(known, gradients, all_groups, strict=True)]
-                factors = self._clip_factors(work, factor / steps)
-                if not np.isfinite(factors).all():
-                    for kept, pending in waiting:
-                        kept.pending = pending
-                    return "a norm of gradients that is not finite"
-                self._step(work, factors, t, rate)
-            if self.ema_overwrite_frequency and (self.iterations + 1) % self.ema_overwrite_frequency == 0:
+                gradients = [kept.take_pending() for kept in known]
+                all_groups = _group(gradients, variables)
                 for kept in self._variables.values():
-                    kept.overwrite(kept.average_rows(self.calls + 1, self.ema_momentum))
-                    self.refresh(kept)
-            self.calls += 1
-            return None
+                    kept.pending = None
+            factor = 1.0
+        if takes_step:
+            work = [*zip(known, gradients, all_groups, strict=True)]
+            factors = self._clip_factors(work, factor / steps)
+            if not np.isfinite(factors).all():
+                return "a norm of gradients that is not finite"
+            self._step(work, factors, t, rate)
+        return None
 
     def _prepare(self, known):
         """Returns the number of the step to come and its learning rate, and makes its hyperparameters: whatever may be
@@ -538,6 +552,8 @@ class Optimizer(serialization.Configurable):
                 step, hyper = passes[i].send(results[i])
                 if turn == 0:
                     work[i][0].hyper = hyper
+                    if work[i][0].history is not None:
+                        work[i][0].history.prepare(self, t, rate, hyper)
                 updates.append(self._update(*work[i], step, hyper, factors[i], turn, t, rate))
             for i, sums in zip(these, ops.run(updates), strict=True):
                 results[i] = sums
@@ -547,7 +563,7 @@ class Optimizer(serialization.Configurable):
                 passes[i].send(results[i])
             kept.looked = None
             if kept.history is not None:
-                kept.history.add(self, t, rate, kept.hyper)
+                kept.history.add()
                 if kept.history.full:
                     kept.pay(None)
                     kept.forget(None)  # frozen rows do not pay
@@ -641,6 +657,12 @@ class Optimizer(serialization.Configurable):
         return super().from_config(config)
 
 
+def _put_back(before):
+    """A step that has failed leaves nothing behind."""
+    for kept, *values in before:
+        kept.pending, kept.hyper, kept.rounded, kept.rounding = values
+
+
 def _tell(variable, optimizer):
     """A table knows the optimizers that keep something of its rows."""
     if isinstance(variable, Table):
@@ -649,6 +671,11 @@ def _tell(variable, optimizer):
 
 def _gone_on_with(variable, number, saved, small, optimizer):
     """What is kept of a variable, as flush() left it."""
+    with home.damage(optimizer.home.path):
+        return _restored(variable, number, saved, small, optimizer)
+
+
+def _restored(variable, number, saved, small, optimizer):
     if saved["shape"] != list(variable.shape):
         raise ValueError(
             f"variables must come in the order that they had, number {number} of shape {saved['shape']}. Received: "

@@ -98,6 +98,7 @@ class History:
         self.decays = tuple(map(optimizer.rounded, optimizer.decays() or ()))
         self.powers = ops.powers(self.decays, self.real)
         self.t = optimizer.iterations  # the optimizer's number of the last step
+        self.next = None  # what prepare() has made for add()
         self._begin()
 
     def _begin(self):
@@ -119,29 +120,38 @@ class History:
         how = self.plan.reach, self.plan.endless, self.weight_decay, self.decays, self.powers
         return ops.Missed(*about, None, self.most, self.lines, *how)
 
-    def add(self, optimizer, t, rate, hyper):
-        """Step t of the optimizer is done: one more step of this variable."""
-        self.now += 1
-        self.t = t
-        at = self.now - self.first
+    def prepare(self, optimizer, t, rate, hyper):
+        """All that `add` needs to know and to have of step t of the optimizer, before anything of it is written."""
+        at = self.now + 1 - self.first
         if at == len(self.lines):
             self.lines = np.concatenate([self.lines, np.zeros_like(self.lines)])
-        fade = self.weight_decay * rate
+        fade, drift_kp = self.weight_decay * rate, None
+        self.lines[at] = 0.0  # nobody reads it yet
         if not self.leaped:
             self.lines[at] = (*ops.numbers(hyper), fade)
+        elif self.plan.endless:
+            drift_kp = float(optimizer.drift(t, rate, 1, 0))
+        else:
+            back = min(self.plan.reach, at)
+            n_k1 = np.arange(back, 0.0, -1)[:, None]
+            drift_kp = np.broadcast_to(optimizer.drift(t, rate, n_k1, _NODES_P), (back, _TERMS)) @ _TO_TERMS_PP
+        self.next = t, fade, np.array(1 - fade), drift_kp
+
+    def add(self):
+        """The step that was prepared is done: one more of this variable. This takes no memory, so it cannot fail."""
+        self.t, fade, keeps, drift_kp = self.next
+        self.now += 1
+        at = self.now - self.first
+        if not self.leaped:
             return
-        self.lines[at, :_TERMS] = 0
         self.lines[at, _TERMS] = self.lines[at - 1, _TERMS] + math.log1p(-fade)
         if self.plan.endless:
-            self.lines[at, _TERMS + 1] = self.lines[at - 1, _TERMS + 1] + float(optimizer.drift(t, rate, 1, 0))
+            self.lines[at, _TERMS + 1] = self.lines[at - 1, _TERMS + 1] + drift_kp
             return
-        back = min(self.plan.reach, at)
-        n_k1 = np.arange(back, 0.0, -1)[:, None]
-        drift_kp = np.broadcast_to(optimizer.drift(t, rate, n_k1, _NODES_P), (back, _TERMS))
-        window_kp = self.lines[at - back : at, :_TERMS]
+        window_kp = self.lines[at - len(drift_kp) : at, :_TERMS]
         if fade:
-            window_kp *= 1 - fade
-        window_kp += drift_kp @ _TO_TERMS_PP
+            window_kp *= keeps
+        window_kp += drift_kp
 
     @property
     def full(self):

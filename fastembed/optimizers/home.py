@@ -7,14 +7,30 @@ Of variable NUMBER, the directory has NUMBER.WHAT.npy for what is kept of each r
 "last", "made"), and NUMBER.small.npz for all else.
 """
 
+import contextlib
 import json
 import os
+import zipfile
+import zlib
 
 import numpy as np
 
 from fastembed import files, memory, ops
 
 _FILE, _FORMAT = "optimizer.json", 1
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # of a zip file
+_DAMAGE = (*_DAMAGE, ValueError, LookupError, TypeError, AttributeError, OverflowError)  # of what is in it
+
+
+@contextlib.contextmanager
+def damage(path):
+    """Whatever goes wrong inside, where the files of a directory are taken up, is a ValueError that says the path."""
+    try:
+        yield
+    except _DAMAGE as error:
+        if isinstance(error, ValueError) and "Received" in str(error):
+            raise
+        raise ValueError(f"`path` must hold the state of an optimizer. Received: {path!r}: {error!r:.300}") from error
 
 
 class Memory:
@@ -110,10 +126,14 @@ class Folder(Memory):
 
     def saved(self, number):
         """What flush() was told of a variable: (its entry, small arrays), or None."""
-        if self.about is None or number >= len(self.about["variables"]):
-            return None
-        with np.load(self._name(f"{number}.small.npz"), allow_pickle=False) as small:
-            return self.about["variables"][number], dict(small)
+        with damage(self.path):
+            if self.about is None or number >= len(self.about["variables"]):
+                return None
+            with (
+                open(self._name(f"{number}.small.npz"), "rb") as file,  # np.load leaves a damaged one open
+                np.load(file, allow_pickle=False) as small,
+            ):
+                return self.about["variables"][number], dict(small)
 
     def flush(self, about, small):
         """Forces all to disk. about: for optimizer.json, with "variables"; small: for each its arrays without files."""

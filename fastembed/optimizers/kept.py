@@ -415,7 +415,7 @@ class Kept:
 def count_of(numbers, name):
     """A whole number of a snapshot."""
     if type(numbers[name]) is not int or not 0 <= numbers[name] < 2**62:
-        raise ValueError(f"{name!r} of a variable must be a whole number. Received: {numbers[name]!r}")
+        raise ValueError(f"{name!r} must be a whole number. Received: {numbers[name]!r}")
     return numbers[name]
 
 

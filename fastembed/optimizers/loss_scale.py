@@ -44,7 +44,7 @@ class LossScaleOptimizer(Optimizer):
     def __init__(self, inner_optimizer, initial_scale=2.0**15, dynamic_growth_steps=2000, name=None, **base):
         if isinstance(inner_optimizer, dict):
             inner_optimizer = serialization.get(inner_optimizer, "optimizer")
-        if not isinstance(inner_optimizer, Optimizer):
+        if not isinstance(inner_optimizer, Optimizer) or isinstance(inner_optimizer, LossScaleOptimizer):
             raise TypeError(f"`inner_optimizer` must be an optimizer. Received: inner_optimizer={inner_optimizer!r}")
         set_here = {argument: value for argument, value in base.items() if value != BASE.get(argument, ())}
         if set_here:
@@ -149,3 +149,6 @@ class LossScaleOptimizer(Optimizer):
             "initial_scale": self.initial_scale,
             "dynamic_growth_steps": self.dynamic_growth_steps,
         }
+
+    def legacy_config(self):
+        return {**self.get_config(), "inner_optimizer": serialization.serialize(self.inner_optimizer, version=2)}

@@ -1,14 +1,8 @@
-"""Draws docs/benchmark.png from the JSON files of forward.py and training_step.py.
+"""Draws docs/benchmark.png from the lines of forward.py and training_step.py, for readme.py.
 
 May import: matplotlib. Do not break: every bar starts at zero and carries its number; where and when it was measured
 stands below.
-
-    python benchmarks/plot.py forward.json training_step.json
 """
-
-import argparse
-import json
-import pathlib
 
 import matplotlib
 
@@ -47,18 +41,12 @@ def panel(axes, work, lines):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", help="what the scripts wrote with --json")
-    default = pathlib.Path(__file__).parents[1] / "docs" / "benchmark.png"
-    parser.add_argument("--out", type=pathlib.Path, default=default, help="default docs/benchmark.png")
-    args = parser.parse_args()
-    contents = [json.loads(pathlib.Path(name).read_text()) for name in args.files]
+def draw(lines, settings, where, out, source):
+    """The picture of all races; `source` goes into the file, so that one can tell what it was drawn from."""
     works = {}
-    for content in contents:
-        for line in content["results"]:
-            if not line["contestant"].endswith(LEFT_OUT):
-                works.setdefault(line["work"], []).append(line)
+    for line in lines:
+        if not line["contestant"].endswith(LEFT_OUT):
+            works.setdefault(line["work"], []).append(line)
     rows = -(-len(works) // 2)
     bars = [len({line["contestant"] for line in lines}) for lines in works.values()]
     heights = [1.3 + max(bars[2 * row : 2 * row + 2]) * 0.42 for row in range(rows)]
@@ -69,19 +57,12 @@ def main():
         axes.remove()
     for axes, (work, lines) in zip(grid.flat, works.items(), strict=False):
         panel(axes, work, lines)
-    settings, machine = contents[0]["settings"], contents[0]["machine"]
     sizes = "{rows:,} x {dim} float32 table, {bags} bags of {bag_size} ids".format_map(settings)
     figure.suptitle(f"{sizes}: median ms, less is better", fontsize=12, x=0.01, ha="left")
     patches = [plt.Rectangle((0, 0), 1, 1, color=color) for color in COLORS.values()]
     figure.legend(patches, [f"{kind} ids" for kind in COLORS], loc="upper right", ncols=2, fontsize=9, frameon=False)
     memory = "every peer on its own table" if settings["own_tables"] else "all on one table in the same memory"
-    where = f"{machine['processor']}, {machine['threads']} threads, {machine['date']}"
-    note = f"{where}; {memory}; paler: others; italic: the limit of the machine"
+    note = f"{where}, {settings['threads']} threads; {memory}; paler: others; italic: the limit of the machine"
     figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=150)
-    print(f"written: {args.out}")
-
-
-if __name__ == "__main__":
-    main()
+    figure.savefig(out, dpi=150, metadata={"Source": source})
+    print(f"written: {out}")

@@ -1,0 +1,196 @@
+"""A little of each target of fuzz.py, and of the operations of leaks.py and allocations.py.
+
+Do not break: the cases are the same at every run; a long run is one of these files by itself. What a long run finds
+gets a test of its own, below or beside the tests of what it was found in.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import sys
+import tracemalloc
+import zipfile
+
+import allocations
+import fuzz
+import leaks
+import numpy as np
+import pytest
+
+import fastembed
+from fastembed import Embedding, IndexedSlices, Ragged, Table, formats, initializers, ops, optimizers, serialization
+
+EXAMPLES = {"ids": 60, "bags": 60, "ragged": 80, "configs": 80, "files": 80, "folders": 30, "programs": 12}
+
+
+@pytest.mark.parametrize("target", EXAMPLES)
+def test_target(target):
+    fuzz.run(target, seed=1, examples=EXAMPLES[target])
+
+
+def test_hdf5_in_a_process_of_its_own():
+    """HDF5 may crash or hang over a damaged file."""
+    pytest.importorskip("h5py")
+    assert fuzz.run_apart("keras_files", seed=1, examples=20, seconds=300) is None
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no /dev/fd")
+def test_nothing_leaks():
+    assert not leaks.main(30_000, quiet=True)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallinfo2"), reason="needs glibc")
+def test_a_leak_of_16_bytes_would_be_seen():
+    malloc = ctypes.CDLL(None).malloc
+    assert leaks.leaks(leaks.growth(lambda: malloc(16), 10_000), 10_000)
+    kept = []
+    assert leaks.leaks(leaks.growth(lambda: kept.append(object()), 10_000), 10_000)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or "LD_PRELOAD" in os.environ, reason="malloc of glibc or musl by itself")
+def test_allocations_that_fail(tmp_path, run_python):
+    """Nothing but a MemoryError comes of it, whichever it is."""
+    library = allocations.compiled(tmp_path)
+    if library is None:
+        pytest.skip("no C compiler")
+    printed = run_python("import sys, allocations; sys.exit(allocations.main())", timeout=600, LD_PRELOAD=str(library))
+    failed, faults = (int(word) for word in printed.split() if word.isdigit())
+    assert failed > 500
+    assert faults == 0
+
+
+# ---- what was found --------------------------------------------------------------------------------------------------
+
+
+def test_ragged_of_what_is_no_list():
+    with pytest.raises(TypeError, match="`rows` must be a list of lists"):
+        Ragged.from_lists(0)
+    for make in (lambda x: Ragged.from_padded(x, padding=0), lambda x: Ragged.from_row_lengths([1], x)):
+        with pytest.raises(ValueError, match="must be a rectangular array"):
+            make([[], 0])
+
+
+def test_rows_that_a_ragged_has_not():
+    with pytest.raises(IndexError, match="`index` must be rows of 2, or a mask of them"):
+        Ragged([1, 2], [0, 1, 2])[np.array([0, 2])]
+
+
+def test_ragged_of_complex_numbers_and_records():
+    complex_0, records = np.empty(0, complex), np.zeros((2, 2), "i4,i4")
+    with pytest.raises(TypeError, match="`row_lengths` must be integers"):
+        Ragged.from_row_lengths([], complex_0)
+    assert len(Ragged([1], [0, 1])[complex_0]) == 0
+    with pytest.raises(TypeError, match="`array` must be numbers"):
+        Ragged.from_padded(records, padding=0)
+    with pytest.raises(TypeError, match="must be numbers"):
+        Ragged(records[0], [0, 2]).to_padded()
+
+
+def test_old_configs_of_loss_scales():
+    optimizer = optimizers.LossScaleOptimizer(optimizers.Adam(0.25), initial_scale=8.0)
+    config = serialization.serialize(optimizer, version=2)
+    assert config["config"]["inner_optimizer"] == serialization.serialize(optimizers.Adam(0.25), version=2)
+    assert serialization.serialize(optimizers.get(config)) == serialization.serialize(optimizer)
+    with pytest.raises(TypeError, match="`inner_optimizer` must be an optimizer"):
+        optimizers.LossScaleOptimizer(optimizer)
+
+
+def test_arrays_in_configs_that_are_not_rectangular():
+    envelope = {"class_name": "__numpy__", "config": {"value": [[1.0], [1.0, 2.0]], "dtype": "float32"}}
+    with pytest.raises(ValueError, match="`value` must be an array of numbers"):
+        initializers.get(envelope)
+
+
+def test_headers_with_numbers_past_64_bits(tmp_path):
+    Embedding(11, 3).save(tmp_path / "save")
+    file = tmp_path / "save" / "embeddings.npy"
+    file.write_bytes(file.read_bytes().replace(b"(11, 3)", b"(%d, 3)" % 10**30))
+    for mode in (None, "r", "r+"):
+        with pytest.raises(ValueError, match=r"`path` must be a whole \.npy file"):
+            fastembed.load(tmp_path / "save", mode)
+
+
+def test_headers_of_gigabytes(tmp_path):
+    """Of a .npy file as long as the header says it is, and of a member of a zip file as long as it is when unpacked."""
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100))
+    formats.save(Embedding(11, 3), tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
+        for name in old.namelist():
+            if name.endswith("byteorder"):
+                new.writestr(name, bytes(100_000_000), zipfile.ZIP_DEFLATED)
+            else:
+                new.writestr(name, old.read(name))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="`path` must have a header of at most"):
+            formats.load(tmp_path / "a.npy")
+        formats.load(tmp_path / "b.pt")
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+STATES = {
+    "cut": lambda folder: (folder / "0.small.npz").write_bytes(b"PK\x03\x04"),
+    "empty": lambda folder: (folder / "0.small.npz").write_bytes(b""),
+    "no numbers": lambda folder: changed(folder, lambda about: about["variables"][0].pop("numbers")),
+    "no list": lambda folder: changed(folder, lambda about: about.update(variables=3)),
+    "no count": lambda folder: changed(folder, lambda about: about["counters"].update(calls="x")),
+    "another count": lambda folder: changed(folder, lambda about: about["counters"].update(calls=10**30)),
+}
+
+
+def changed(folder, change):
+    """Another optimizer.json."""
+    file = folder / "optimizer.json"
+    about = json.loads(file.read_text())
+    change(about)
+    file.write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("damage", STATES)
+def test_damaged_states_of_optimizers(damage, tmp_path):
+    gradient = IndexedSlices(np.ones((1, 2)), [1], (4, 2))
+
+    def train():
+        optimizer = optimizers.Adam(0.1, path=tmp_path / "state")
+        optimizer.apply([gradient], [Table((4, 2))])
+        optimizer.flush()
+
+    train()
+    gc.collect()
+    STATES[damage](tmp_path / "state")
+    with pytest.raises(ValueError, match="Received"):
+        train()
+
+
+@pytest.mark.parametrize("accumulation", [None, 2])
+def test_a_step_that_finds_no_memory(accumulation, monkeypatch):
+    """Gradients that wait, the numbers of steps and of roundings are as they were: the next call is the same step."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((4, 2)).astype(np.float32)
+
+    def training():
+        table = Table((4, 2), "bfloat16")
+        adam = optimizers.Adam(0.1, untouched="catch_up", gradient_accumulation_steps=accumulation)
+        for _ in range(3):
+            adam.apply([values], [table])
+        return table, adam
+
+    def fail(updates):
+        raise MemoryError("none")
+
+    (table, adam), (other, expected) = training(), training()
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "run", fail)
+        with pytest.raises(MemoryError):
+            adam.apply([values], [table])
+    for _ in range(3):
+        adam.apply([values], [table])
+        expected.apply([values], [other])
+    assert table.memory.tobytes() == other.memory.tobytes()
+    assert adam.iterations == expected.iterations
