@@ -1232,9 +1232,9 @@ def check_codes(table, values, first_row=0):
         raise ValueError(f"rows must be finite to be {table.storage}. Received: row {row} with NaN or infinity")
 
 
-def blocks(table, elements=4 * _LARGE):
-    """The rows of a table, or matrix, in slices of at most so many elements."""
-    step = max(1, elements // max(1, table.shape[1]))
+def blocks(table, elements=None):
+    """The rows of a table, or matrix, in slices of at most so many elements; 4 million."""
+    step = max(1, (elements or 4 * _LARGE) // max(1, table.shape[1]))
     return [slice(start, min(start + step, len(table))) for start in range(0, len(table), step)]
 
 

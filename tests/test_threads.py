@@ -579,16 +579,16 @@ def test_look_ups_run_beside_each_other(threads):
 
     def long():
         layer([[1]])
-        begun.set()
+        begun.wait(10)
         times.append(time.perf_counter())
         layer(ids)
         times.append(time.perf_counter())
 
     def short():
         seen = []
-        begun.wait(10)
         while len(times) < 2:
             assert np.array_equal(layer([[1, 2]]), expected)
+            begun.set()
             seen.append(time.perf_counter())
         begin, end = times
         middle = [moment for moment in seen if begin + 0.2 * (end - begin) < moment < end - 0.2 * (end - begin)]
