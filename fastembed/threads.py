@@ -139,12 +139,16 @@ def _lines(*path):
 
 
 def _available():
-    """Processors that this process may use: affinity, control group, OMP_NUM_THREADS."""
+    """Processors that this process may use: affinity, control group, OMP_NUM_THREADS; a worker of pytest-xdist, which has
+    others beside it, its share of them."""
     limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     limits.append(_quota() or limits[0])
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if asked.isdigit() and int(asked) > 0:
         limits.append(int(asked))
+    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "")
+    if workers.isdigit() and int(workers) > 0:
+        limits.append(max(1, min(limits[:2]) // int(workers)))
     return min(limits)
 
 
@@ -165,8 +169,9 @@ def set_num_threads(num_threads):
 
     Args:
         num_threads: int, at least 1; None goes back to the default: what the process might use when the library was
-            imported (processor affinity, control group), at most OMP_NUM_THREADS if that is set; 1 in a process that
-            was made by a fork, and in a worker of a torch DataLoader, since there are others beside it.
+            imported (processor affinity, control group), at most OMP_NUM_THREADS if that is set; a share of it in a
+            worker of pytest-xdist; 1 in a process that was made by a fork, and in a worker of a torch DataLoader, since
+            there are others beside it.
 
     Raises:
         ValueError: if `num_threads` is not a positive int.

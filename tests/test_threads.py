@@ -248,9 +248,9 @@ GET = "import fastembed; print(fastembed.get_num_threads())"
 
 def test_omp_num_threads(run_python):
     """It lowers the default and never raises it; set_num_threads is stronger."""
-    default = int(run_python(GET, OMP_NUM_THREADS=""))
+    default = int(run_python(GET, OMP_NUM_THREADS="", PYTEST_XDIST_WORKER_COUNT=None))
     for text, expected in (("1", 1), ("1,4", 1), (" 1 ", 1), ("1000", default), ("0", default), ("many", default)):
-        assert int(run_python(GET, OMP_NUM_THREADS=text)) == expected, text
+        assert int(run_python(GET, OMP_NUM_THREADS=text, PYTEST_XDIST_WORKER_COUNT=None)) == expected, text
     told = "import fastembed; fastembed.set_num_threads(5); print(fastembed.get_num_threads())"
     assert int(run_python(told, OMP_NUM_THREADS="1")) == 5
 
@@ -329,6 +329,14 @@ def test_a_limit_keeps_threads_from_starting(run_python):
 
 
 # ---- programs that start many ------------------------------------------------------------------------
+
+
+def test_pytest_xdist(run_python):
+    """Its workers share the processors, unless OMP_NUM_THREADS leaves them fewer."""
+    alone = int(run_python(GET, OMP_NUM_THREADS=None, PYTEST_XDIST_WORKER_COUNT=None))
+    for workers, expected in (("2", max(1, alone // 2)), ("1000", 1), ("0", alone), ("many", alone)):
+        assert int(run_python(GET, OMP_NUM_THREADS=None, PYTEST_XDIST_WORKER_COUNT=workers)) == expected
+    assert int(run_python(GET, OMP_NUM_THREADS="1", PYTEST_XDIST_WORKER_COUNT="1")) == 1
 
 
 DEFAULT = """
