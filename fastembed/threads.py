@@ -139,8 +139,8 @@ def _lines(*path):
 
 
 def _available():
-    """Processors that this process may use: affinity, control group, OMP_NUM_THREADS; a worker of pytest-xdist, which has
-    others beside it, its share of them."""
+    """Processors that this process may use: affinity, control group, OMP_NUM_THREADS; their share for a worker of
+    pytest-xdist, since it has others beside it."""
     limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     limits.append(_quota() or limits[0])
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
