@@ -21,6 +21,14 @@ def press():
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """As Python hears it by itself, but where whoever started it does not want that (a shell in the background)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def pressed_at_each(monkeypatch):
     """Lets a function, of the core if no other module is named, press Ctrl-C at the end of each of its calls; returns
