@@ -191,7 +191,7 @@ def has_isa(str isa):
 
 
 def max_threads():
-    """The threads that the runtime would use in this Python thread; 1 without OpenMP."""
+    """The threads that the runtime would use in this Python thread; without OpenMP a number that limits nobody."""
     return fe_max_threads()
 
 

@@ -20,7 +20,7 @@ static inline int fe_max_threads(void) { return omp_get_max_threads(); }
 enum { FE_OPENMP = 0 };
 static inline void fe_barrier(void) {}
 static inline int fe_team_size(void) { return 1; }
-static inline int fe_max_threads(void) { return 1; }
+static inline int fe_max_threads(void) { return INT32_MAX; } /* nobody limits them */
 #endif
 
 /* Lets the idle threads of the calling thread's team end, so that a child made by fork() starts with none. False where
