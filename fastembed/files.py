@@ -27,7 +27,7 @@ except ImportError:  # Windows
 
 MODES = ("r", "r+", "c")
 # What NumPy raises for the header of a damaged .npy file, beside ValueError.
-_HEADER = (SyntaxError, tokenize.TokenError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
+DAMAGED = (SyntaxError, tokenize.TokenError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 _locks = weakref.WeakSet()
 
 
@@ -110,7 +110,7 @@ def open_npy(path, mode, shape, dtype, or_more=False):
     it may have more rows, as after a change of their number that has ended half-way."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut, which "r+" would fill up
-    except (ValueError, EOFError, *_HEADER) as error:
+    except (ValueError, EOFError, *DAMAGED) as error:
         raise ValueError(f"`path` must be a whole .npy file. Received: {path}: {error}") from error
     wrong = array.shape != shape and not (or_more and array.shape > shape)
     if wrong or array.dtype != dtype or not array.flags.c_contiguous:

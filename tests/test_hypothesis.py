@@ -5,6 +5,7 @@ Do not break: the cases are the same at every run (derandomize), so a failure ca
 
 import numpy as np
 import reference as ref
+from fuzz import strided
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,27 +16,6 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 ID_DTYPES = ["int8", "uint8", "int16", "uint32", "int32", "int64", "uint64", ">i4", ">i8", "float32", "float64"]
 sizes, seeds = st.integers(1, 40), st.integers(0, 2**32)
 dims = st.integers(1, 40) | st.sampled_from([63, 64, 65, 127])
-
-
-@st.composite
-def strided(draw, array):
-    """The same numbers with other strides: every second one, backwards, in Fortran's order, read-only, a list."""
-    array = np.asarray(array)
-    how = draw(st.sampled_from(["as it is", "every second", "backwards", "Fortran", "read-only", "list"]))
-    if how == "list" and array.size:  # a list does not tell the shape of nothing
-        return array.tolist()
-    if how == "every second":
-        wide = np.zeros([2 * n for n in array.shape], array.dtype)
-        view = wide[(..., *(slice(None, None, 2) for _ in array.shape))]
-    elif how == "backwards":
-        view = array.copy()[(..., *(slice(None, None, -1) for _ in array.shape))]
-    elif how == "Fortran":
-        view = array.copy(order="F")
-    else:
-        view = array.copy()
-    view[...] = array
-    view.flags.writeable = how != "read-only"
-    return view
 
 
 @st.composite

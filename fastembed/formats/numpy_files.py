@@ -7,7 +7,6 @@ np.load reads what we write.
 import io
 import math
 import os
-import tokenize
 import warnings
 import zipfile
 
@@ -88,7 +87,7 @@ def _header(file, path):
         warnings.simplefilter("ignore")  # of Python 2
         try:
             shape, columns_first, dtype = read(header, max_header_size=_LONGEST_HEADER)
-        except (SyntaxError, tokenize.TokenError, TypeError, AttributeError, KeyError, IndexError) as error:
+        except files.DAMAGED as error:
             raise ValueError(f"`path` must be a whole .npy file. Received: path={path!r}: {error}") from error
     if any(size < 0 for size in shape):
         raise ValueError(f"`path` must be a whole .npy file. Received: path={path!r}, with shape {shape}")
