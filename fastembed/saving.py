@@ -9,9 +9,7 @@ import copy
 import ctypes
 import json
 import os
-import shutil
 import sys
-import tempfile
 
 import numpy as np
 
@@ -175,6 +173,9 @@ def new_directory(path, marker):
     """The name of a new directory beside `path`, for the block to put files in that are forced to disk; it then takes
     the name `path` at one stroke. What is there must be an earlier one, with a file `marker`, and is replaced. After an
     error the new one is gone, and `path` is as it was."""
+    import shutil  # here, as most who import this library never save
+    import tempfile
+
     path = os.path.abspath(os.fspath(path))
     if os.path.lexists(path) and not os.path.isfile(os.path.join(path, marker)):
         raise FileExistsError(f"`path` must be free or an earlier save, with a {marker}. Received: path={path!r}")
@@ -205,6 +206,8 @@ def _put(new, path):
             if result == 0:
                 return
     # Elsewhere two renames: between them a killed process leaves the old save under the name that ends in .replaced.
+    import shutil
+
     old = path + ".replaced"
     shutil.rmtree(old, ignore_errors=True)
     os.rename(path, old)

@@ -149,6 +149,18 @@ def test_halves_with_a_dynamic_loss_scale_go_on(path):
     goes_on(make, path)
 
 
+def test_a_loss_scale_over_what_an_int64_holds(path):
+    """As large as it gets where no gradient was infinite for long."""
+
+    def make(scale):
+        return Model(optimizers.LossScaleOptimizer(optimizers.SGD(0.05), initial_scale=scale))
+
+    make(2.0**127).checkpoint.save(path)
+    other = make(2.0**127)
+    other.checkpoint.restore(path)
+    assert other.optimizer.scale == 2.0**127
+
+
 def test_what_stands_in_the_files_of_halves(path):
     def make(storage="bfloat16"):
         return Model(optimizers.Adam(0.05, state_dtype="bfloat16"), storage)

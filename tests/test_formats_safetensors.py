@@ -11,7 +11,7 @@ import pytest
 from formats_cases import LAYERS, D, V, damaged, layer_of, numbers, refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import peer
+from peers import need, peer
 
 from fastembed import Embedding, formats
 from fastembed.formats import matrix
@@ -44,6 +44,7 @@ def test_round_trip(kind, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_theirs(kind, tmp_path):
+    need("torch")
     numpy, torch = peer("safetensors.numpy"), peer("safetensors.torch")
     layer = layer_of(kind, tmp_path)
     formats.save(layer, tmp_path / "a.safetensors")

@@ -676,6 +676,15 @@ def test_a_scale_that_changes_while_gradients_wait(growth):
     assert optimizer.skipped == 1
 
 
+@pytest.mark.parametrize(("start", "number", "end"), [(2.0**126, 1.0, 2.0**127), (2.0**-125, np.inf, 2.0**-126)])
+def test_a_scale_ends_where_float32_does(start, number, end):
+    """Were it infinite or 0, it would remain so."""
+    optimizer = optimizers.LossScaleOptimizer(optimizers.SGD(1.0), initial_scale=start, dynamic_growth_steps=1)
+    for _ in range(3):
+        optimizer.apply([np.array([number])], [np.zeros(1, np.float32)])
+    assert optimizer.scale == end
+
+
 @pytest.mark.parametrize("overwrite", [None, 4])
 @pytest.mark.parametrize("mode", ["skip", "dense"])
 @pytest.mark.parametrize("case", ["sgd", "adam", "rmsprop", "rowwise", "adafactor", "lamb of Keras"])

@@ -349,3 +349,15 @@ def test_clipping_in_keras_29(argument):
     optimizer = optimizers.SGD.from_config(config)
     assert optimizer.get_config()[argument] == 1
     same(optimizer.legacy_config(), config)
+
+
+def test_a_learning_rate_that_is_any_function_is_shown():
+    """Though it can be in no config."""
+
+    def rate(t):
+        return 0.5
+
+    scaled = optimizers.LossScaleOptimizer(optimizers.Adam(rate, untouched="dense"), initial_scale=4.0)
+    assert f"Adam(name='adam', learning_rate={rate!r}, untouched='dense', beta_1=0.9" in repr(scaled)
+    assert repr(scaled).endswith("initial_scale=4.0, dynamic_growth_steps=2000)")
+    assert repr(optimizers.SGD(0.5)) == "SGD(name='sgd', learning_rate=0.5, momentum=0.0, nesterov=False)"

@@ -19,7 +19,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import threading
 import zlib
 
@@ -156,6 +155,8 @@ class NewSave:
 
     def _tidy(self, saves):
         """Removes what killed processes have left, or is in no list any more."""
+        import shutil  # see saving.new_directory
+
         listed = {entry["name"] for entry in saves}
         for name in filter(self._is_ours, os.listdir(self._path)):
             whole = os.path.join(self._path, name)

@@ -3,6 +3,7 @@
 May import: checkpoint.files, dtypes, table. Do not break: nothing is changed here, but by `prepare` and `begin_again`.
 """
 
+import math
 import zlib
 
 import numpy as np
@@ -117,9 +118,10 @@ def same_form(saved, ours):
             good = same_form(value, ours[name])
         elif name == "learning_rate":  # None: it was a schedule
             good = value is None or (type(value) is float and value >= 0)
+        elif name == "scale":
+            good = type(value) in (int, float) and 0 <= value < math.inf
         else:
-            kinds = (int, float) if name == "scale" else (int,)
-            good = type(value) in kinds and 0 <= value < 2**63
+            good = type(value) is int and 0 <= value < 2**63
         if not good:
             return False
     return True

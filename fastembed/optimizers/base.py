@@ -642,8 +642,10 @@ class Optimizer(serialization.Configurable):
         return {"name": name, **base, "learning_rate": rate, "decay": self.legacy_decay, **own}
 
     def __repr__(self):
-        config = {k: v for k, v in self.get_config().items() if k not in BASE or v != BASE[k]}
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in config.items())})"
+        defaults, own = {**BASE, **OURS}, {name: getattr(self, name) for name in self._own}
+        others = {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
+        shown = {"name": self.name, "learning_rate": self._learning_rate, **others, **own}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @classmethod
     def from_config(cls, config):

@@ -11,6 +11,8 @@ from fastembed.optimizers.arguments import BASE, count, number_in
 from fastembed.optimizers.base import Optimizer
 from fastembed.table import locked
 
+SMALLEST, LARGEST = 2.0**-126, 2.0**127  # of float32: past them `scale` would be 0 or infinite, and remain so
+
 
 class LossScaleOptimizer(Optimizer):
     """Divides gradients by `scale`, which halves where one is not finite, and doubles after so many steps without.
@@ -64,10 +66,10 @@ class LossScaleOptimizer(Optimizer):
         pairs = list(grads_and_vars)
         with self._lock:
             if self.inner_optimizer._apply(pairs, 1.0 / self.scale):
-                self.scale, self.step_counter = self.scale / 2, 0
+                self.scale, self.step_counter = self.scale / (2 if self.scale > SMALLEST else 1), 0
                 self.skipped += 1
             elif self.step_counter == self.dynamic_growth_steps - 1:
-                self.scale, self.step_counter = self.scale * 2, 0
+                self.scale, self.step_counter = self.scale * (2 if self.scale < LARGEST else 1), 0
             else:
                 self.step_counter += 1
 
@@ -141,6 +143,10 @@ class LossScaleOptimizer(Optimizer):
     def catch_up(self, variable=None):
         """See `Optimizer.catch_up`."""
         self.inner_optimizer.catch_up(variable)
+
+    def __repr__(self):
+        own = {name: getattr(self, name) for name in ("name", "inner_optimizer", *self._own)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in own.items())})"
 
     def get_config(self):
         return {
