@@ -7,14 +7,14 @@
  * ids, state), so that they are limits. */
 #include <stdint.h>
 
-typedef float vec __attribute__((vector_size(64), aligned(4)));
+typedef float vec __attribute__((vector_size(32), aligned(4))); /* gcc keeps longer ones in memory, without AVX-512 */
 
 double random_rows(const float *table, const int64_t *ids, int64_t n, int64_t ahead, int threads)
 {
     double total = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : total)
     {
-        vec even = {0}, odd = {0};
+        vec sums[4] = {{0}};
         float rest = 0;
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n; i++) {
@@ -22,14 +22,11 @@ double random_rows(const float *table, const int64_t *ids, int64_t n, int64_t ah
             for (int64_t j = 0; j < DIM; j += 16) __builtin_prefetch(next + j, 0, HINT);
             const float *row = table + ids[i] * DIM;
             int64_t j = 0;
-            for (; j + 32 <= DIM; j += 32) {
-                even += *(const vec *)(row + j);
-                odd += *(const vec *)(row + j + 16);
-            }
+            for (; j + 32 <= DIM; j += 32)
+                for (int k = 0; k < 4; k++) sums[k] += *(const vec *)(row + j + 8 * k);
             for (; j < DIM; j++) rest += row[j];
         }
-        even += odd;
-        for (int j = 0; j < 16; j++) rest += even[j];
+        for (int j = 0; j < 32; j++) rest += sums[j / 8][j % 8];
         total += rest;
     }
     return total;
@@ -44,7 +41,7 @@ void rewrite_rows(float *table, const int64_t *rows, int64_t n, float factor, in
         for (int64_t j = 0; j < DIM; j += 16) __builtin_prefetch(next + j, 0, HINT);
         float *row = table + rows[i] * DIM;
         int64_t j = 0;
-        for (; j + 16 <= DIM; j += 16) *(vec *)(row + j) *= factor;
+        for (; j + 8 <= DIM; j += 8) *(vec *)(row + j) *= factor;
         for (; j < DIM; j++) row[j] *= factor;
     }
 }
@@ -60,9 +57,9 @@ void rewrite_with_state(float *table, float *state, int64_t width, const int64_t
         for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(state + next * width + j, 0, HINT);
         float *row = table + rows[i] * DIM, *own = state + rows[i] * width;
         int64_t j = 0;
-        for (; j + 16 <= DIM; j += 16) *(vec *)(row + j) *= factor;
+        for (; j + 8 <= DIM; j += 8) *(vec *)(row + j) *= factor;
         for (; j < DIM; j++) row[j] *= factor;
-        for (j = 0; j + 16 <= width; j += 16) *(vec *)(own + j) *= factor;
+        for (j = 0; j + 8 <= width; j += 8) *(vec *)(own + j) *= factor;
         for (; j < width; j++) own[j] *= factor;
     }
 }
@@ -82,7 +79,7 @@ void rewrite_with_sums(float *table, float *state, int64_t width, const int64_t 
             for (int64_t j = 0; j < DIM; j++) sum[j] += upstream[parts[k] * DIM + j];
         for (int64_t j = 0; j < DIM; j++) row[j] += factor * sum[j];
         int64_t j = 0;
-        for (; j + 16 <= width; j += 16) *(vec *)(own + j) *= 1.0f + factor;
+        for (; j + 8 <= width; j += 8) *(vec *)(own + j) *= 1.0f + factor;
         for (; j < width; j++) own[j] *= 1.0f + factor;
     }
 }
@@ -90,11 +87,11 @@ void rewrite_with_sums(float *table, float *state, int64_t width, const int64_t 
 /* random_rows for rows of DIM words of any kind: coded ones. */
 int64_t random_words(const int32_t *table, const int64_t *ids, int64_t n, int64_t ahead, int threads)
 {
-    typedef int32_t words __attribute__((vector_size(64), aligned(4)));
+    typedef int32_t words __attribute__((vector_size(32), aligned(4)));
     int64_t total = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : total)
     {
-        words even = {0};
+        words even = {0}, odd = {0};
         uint32_t rest = 0;
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n; i++) {
@@ -103,10 +100,14 @@ int64_t random_words(const int32_t *table, const int64_t *ids, int64_t n, int64_
             if (DIM % 16) __builtin_prefetch(next + DIM - 1, 0, HINT);
             const int32_t *row = table + ids[i] * DIM;
             int64_t j = 0;
-            for (; j + 16 <= DIM; j += 16) even += *(const words *)(row + j);
+            for (; j + 16 <= DIM; j += 16) {
+                even += *(const words *)(row + j);
+                odd += *(const words *)(row + j + 8);
+            }
             for (; j < DIM; j++) rest += (uint32_t)row[j];
         }
-        for (int j = 0; j < 16; j++) rest += (uint32_t)even[j];
+        even += odd;
+        for (int j = 0; j < 8; j++) rest += (uint32_t)even[j];
         total += rest;
     }
     return total & 0xffffffff;

@@ -4,11 +4,14 @@ May import: ops. Do not break: a row that was not made yet has the bits that it 
 asks for it and when; and reading many rows at once (a save) makes none of them.
 """
 
+import sys
+
 import numpy as np
 
 from fastembed import ops
 
 _AT_ONCE = 1 << 22  # elements
+_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def bits_of(made, rows_n):
@@ -69,9 +72,10 @@ class Lazy:
         self._make(ops.unmade(rows_n, len(self.rows), self.made))
 
     def has_made(self, rows_n):
-        """Whether make() surely has nothing to do; without a lock, so a change of the rows may be under way."""
+        """Whether make() surely has nothing to do; without a lock, so a change of the rows may be under way. Without a
+        GIL it is never sure: nothing but a lock says that who sees the bit of a row sees the row."""
         rows, made = self.rows, getattr(self, "made", None)
-        if rows_n is None or rows is None or made is None or 8 * len(made) < len(rows):
+        if not _HAS_GIL or rows_n is None or rows is None or made is None or 8 * len(made) < len(rows):
             return False
         return not len(ops.unmade(rows_n, len(rows), made))
 
