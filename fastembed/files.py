@@ -91,7 +91,8 @@ def _unlock(handle, path, process):
     if process != os.getpid():  # the lock is the parent's
         return
     with contextlib.suppress(OSError):  # Windows removes no open file; a lock that is left is free
-        os.remove(path)
+        if _is_at(handle, path):  # else it is another's
+            os.remove(path)
     os.close(handle)
 
 

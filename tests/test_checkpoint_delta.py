@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from peers import need
 from trainings import HEAD, D, Model, V, arrays_of, initial, last_save, whole
 
 import fastembed
@@ -395,7 +396,7 @@ def test_the_random_state_of_the_library(path):
 
 
 def test_progress(path, capsys, monkeypatch):
-    pytest.importorskip("tqdm")
+    need("tqdm")
     saves = Checkpoint(Table((3000, 2)))
     saves.save(path, progress=True)
     assert "save: 100%" in capsys.readouterr().err

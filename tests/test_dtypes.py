@@ -14,6 +14,7 @@ import sys
 import numpy as np
 import pytest
 import reference as ref
+from peers import peer
 from test_isa import DIMS
 from test_modes import CASES, Oracle, made
 
@@ -175,7 +176,7 @@ def test_halves(isa, storage, run_python):
 
 def test_ml_dtypes_rounds_alike():
     """The oracle here, by a library that others use."""
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    bfloat16 = peer("ml_dtypes").bfloat16
     values = np.concatenate([difficult("bfloat16"), random_floats(np.random.default_rng(7), 1 << 20)])
     with np.errstate(all="ignore"):
         assert same(nearest(values, "bfloat16"), values.astype(bfloat16).view(np.uint16), "bfloat16")
@@ -1096,7 +1097,7 @@ def test_arrays_of_numbers(storage, rng):
 
 def test_ml_dtypes_arrays(rng):
     """Arrays of ml_dtypes go in, and come out of tables, where it is installed."""
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    bfloat16 = peer("ml_dtypes").bfloat16
     values = ref.random_table(rng, V, D).astype(bfloat16)
     layer = Embedding(V, D, dtype="bfloat16", weights=values)
     assert layer.embeddings.dtype == bfloat16

@@ -259,6 +259,22 @@ def test_a_checkpoint_restores_into_files(tmp_path):
     assert optimizers.Adam(path=tmp_path / "state").iterations == 4
 
 
+def test_an_error_lets_go_of_the_directory(tmp_path):
+    """Though the error, and so what it has gone through, is kept."""
+    optimizer = optimizers.Adagrad(0.1, path=tmp_path)
+    train(Embedding(V, D), optimizer, 0)
+    optimizer.flush()
+    del optimizer
+    good, kept = (tmp_path / "optimizer.json").read_text(), []
+    for text, make in ((good, optimizers.Adam), ("{", optimizers.Adagrad)):
+        (tmp_path / "optimizer.json").write_text(text)
+        with pytest.raises(ValueError, match="must hold the state") as error:
+            make(path=tmp_path)
+        kept.append(error.value)
+    (tmp_path / "optimizer.json").write_text(good)
+    assert optimizers.Adagrad(0.1, path=tmp_path).iterations == 1
+
+
 def test_what_does_not_fit_the_state_is_refused(tmp_path):
     layer, optimizer = Embedding(V, D), optimizers.Adagrad(0.1, path=tmp_path)
     train(layer, optimizer, 0)

@@ -17,6 +17,7 @@ import fuzz
 import leaks
 import numpy as np
 import pytest
+from peers import need
 
 import fastembed
 from fastembed import Embedding, IndexedSlices, Ragged, Table, formats, initializers, ops, optimizers, serialization
@@ -31,7 +32,7 @@ def test_target(target):
 
 def test_hdf5_in_a_process_of_its_own():
     """HDF5 may crash or hang over a damaged file."""
-    pytest.importorskip("h5py")
+    need("h5py")
     assert fuzz.run_apart("keras_files", seed=1, examples=20, seconds=300) is None
 
 

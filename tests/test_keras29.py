@@ -1110,7 +1110,7 @@ def recorded(fact):
 
 def need_dtype(given):
     if given.get("dtype") == "mixed_bfloat16":
-        pytest.importorskip("ml_dtypes")
+        need("ml_dtypes")
 
 
 @loop("layer_configs")

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from formats_cases import D, V, layer_of, numbers
+from peers import need
 
 import fastembed
 from fastembed import Embedding, EmbeddingBag, formats
@@ -239,7 +240,7 @@ def test_progress(there, monkeypatch, capsys):
     formats.save(layer_of("float32"), "a.npy")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     if there:
-        pytest.importorskip("tqdm")
+        need("tqdm")
     else:
         monkeypatch.setitem(sys.modules, "tqdm", None)
     assert main(["convert", "a.npy", "b.pt"]) == 0

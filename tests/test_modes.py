@@ -14,6 +14,7 @@ import weakref
 import numpy as np
 import pytest
 import reference as ref
+from peers import need
 from test_optimizers import ACCUMULATORS, BETAS, CASES, EPSILONS
 
 import fastembed
@@ -337,7 +338,7 @@ def test_a_saved_layer(rng, tmp_path):
 
 
 def test_files_of_keras(rng, tmp_path):
-    pytest.importorskip("h5py")
+    need("h5py")
     layer, _, expected = behind(rng)
     fastembed.formats.save(layer, tmp_path / "layer.weights.h5")
     close(fastembed.formats.load(tmp_path / "layer.weights.h5").embeddings.numpy(), expected)

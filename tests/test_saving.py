@@ -412,6 +412,36 @@ def test_killed_at_any_time(path, run_python):
     assert run_python(program, path, timeout=300) == "[10000, 20000]\n"
 
 
+def test_a_writer_opens_what_is_being_replaced(path, monkeypatch):
+    """It gets the new directory, and its lock stands."""
+    make(1).save(path)
+    opened, replaced = saving._open, []
+
+    def opens(*args):
+        if len(replaced) < 2:
+            replaced.append(make(len(replaced) + 2))
+            replaced[-1].save(path)
+        return opened(*args)
+
+    monkeypatch.setattr(saving, "_open", opens)
+    layer = fastembed.load(path, "r+")
+    assert np.array_equal(layer.embeddings.numpy(), replaced[-1].embeddings.numpy())
+    assert (path / "embeddings.npy.lock").exists()
+    with pytest.raises(BlockingIOError):
+        fastembed.load(path, "r+")
+
+
+def test_an_error_lets_go_of_the_file(path):
+    make(1).save(path)
+    config = (path / "config.json").read_text()
+    (path / "config.json").write_text("{")
+    with pytest.raises(ValueError) as kept:
+        fastembed.load(path, "r+")
+    (path / "config.json").write_text(config)
+    fastembed.load(path, "r+")
+    assert kept.value.__traceback__ is not None
+
+
 # ---- damage ------------------------------------------------------------------------------------------
 
 

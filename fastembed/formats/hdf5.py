@@ -162,10 +162,13 @@ def pieces(fill, rows, folder):
     """The bytes of a new HDF5 file, one piece after the other. `fill(file)` makes all of it and returns the dataset of
     a matrix, whose bytes are `rows`; a temporary file in `folder` has everything else, and a hole for the matrix."""
     with tempfile.TemporaryFile(dir=folder) as frame:
-        with h5py().File(frame, "w") as file:
-            data = fill(file)
-            data[:1] = np.zeros((1, data.shape[1]), data.dtype)  # only now HDF5 chooses a place
-            offset, size = data.id.get_offset(), math.prod(data.shape) * data.dtype.itemsize
+        try:
+            with h5py().File(frame, "w") as file:
+                data = fill(file)
+                data[:1] = np.zeros((1, data.shape[1]), data.dtype)  # only now HDF5 chooses a place
+                offset, size = data.id.get_offset(), math.prod(data.shape) * data.dtype.itemsize
+        except SystemError as error:  # of h5py, where writing to `frame` fails
+            raise error.__cause__ if isinstance(error.__cause__, OSError) else error
         frame.seek(0)
         yield frame.read(offset)
         yield from rows
