@@ -168,7 +168,9 @@ def pieces(fill, rows, folder):
                 data[:1] = np.zeros((1, data.shape[1]), data.dtype)  # only now HDF5 chooses a place
                 offset, size = data.id.get_offset(), math.prod(data.shape) * data.dtype.itemsize
         except SystemError as error:  # of h5py, where writing to `frame` fails
-            raise error.__cause__ if isinstance(error.__cause__, OSError) else error
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
+            raise
         frame.seek(0)
         yield frame.read(offset)
         yield from rows
