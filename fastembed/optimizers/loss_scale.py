@@ -17,7 +17,8 @@ SMALLEST, LARGEST = 2.0**-126, 2.0**127  # of float32: past them `scale` would b
 class LossScaleOptimizer(Optimizer):
     """Divides gradients by `scale`, which halves where one is not finite, and doubles after so many steps without.
 
-    For losses in float16: multiply the loss by `scale` (`scale_loss`) before its gradients are taken.
+    For losses in float16: multiply the loss by `scale` (`scale_loss`) before its gradients are taken. It stays between
+    2**-126 and 2**127, where float32 does.
 
     Args:
         inner_optimizer: Optimizer that takes the steps; its own `loss_scale_factor` is not looked at.
