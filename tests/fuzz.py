@@ -275,9 +275,9 @@ def bags(data):
         np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-4)
     table = world.bag.embeddings.numpy()
     np.copyto(table, world.table)
+    before = world.bits()
     gradient = outcome(lambda: world.bag.gradient(made, upstream, weights))
     if not isinstance(gradient, Exception):
-        before = world.bits()
         dense = outcome(lambda: gradient.to_dense())
         if isinstance(dense, Exception):
             assert isinstance(expected, type), dense
@@ -285,9 +285,8 @@ def bags(data):
             numbers = [None if x is None else np.asarray(x) for x in (weights, upstream)]
             wanted, _ = ref.pool_gradient(world.table, expected, splits, numbers[1], numbers[0], combiner)
             np.testing.assert_allclose(dense, wanted, rtol=1e-4, atol=1e-4)
-        assert world.bits() == before
     outcome(lambda: world.bag.weights_gradient(made, upstream, weights))
-    assert world.bits() == before or not isinstance(gradient, Exception)
+    assert world.bits() == before
 
 
 def outputs(shape):
@@ -662,6 +661,8 @@ def folders(data):
 
 def make_fit(whole, name):
     """The checksums of a checkpoint's lists, made again for what stands in them now."""
+    if "checkpoint.json" not in whole:
+        return
     listed = outcome(lambda: json.loads(whole["checkpoint.json"]), json.JSONDecodeError)
     if not isinstance(listed, dict):
         return

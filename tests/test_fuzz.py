@@ -11,6 +11,7 @@ import os
 import sys
 import tracemalloc
 import zipfile
+import zlib
 
 import allocations
 import fuzz
@@ -20,7 +21,18 @@ import pytest
 from peers import need
 
 import fastembed
-from fastembed import Embedding, IndexedSlices, Ragged, Table, formats, initializers, ops, optimizers, serialization
+from fastembed import (
+    Checkpoint,
+    Embedding,
+    IndexedSlices,
+    Ragged,
+    Table,
+    formats,
+    initializers,
+    ops,
+    optimizers,
+    serialization,
+)
 
 EXAMPLES = {"ids": 60, "bags": 60, "ragged": 80, "configs": 80, "files": 80, "folders": 30, "programs": 12}
 
@@ -167,6 +179,39 @@ def test_damaged_states_of_optimizers(damage, tmp_path):
     STATES[damage](tmp_path / "state")
     with pytest.raises(ValueError, match="Received"):
         train()
+
+
+LISTS = {
+    "no list": lambda saves: 2**31,
+    "no entry": lambda saves: [*saves, None],
+    "after itself": lambda saves: [{**saves[0], "after": saves[0]["name"]}],
+    "in a circle": lambda saves: [{**saves[0], "after": saves[1]["name"]}, saves[1]],
+    "after a number": lambda saves: [{**saves[0], "after": 1}, saves[1]],
+    "after nothing that is there": lambda saves: [saves[1]],
+    "twice": lambda saves: [*saves, saves[1]],
+    "no number": lambda saves: [{**saves[0], "name": "../../../x"}],
+    "a number that is no text": lambda saves: [{**saves[0], "name": 1}],
+    "no digest": lambda saves: [{**saves[0], "digest": None}],
+}
+
+
+@pytest.mark.parametrize("damage", LISTS)
+def test_lists_of_saves_that_are_none(damage, tmp_path):
+    """With a checksum that fits: whoever follows them comes to an end."""
+    path, table = tmp_path / "training", Table((30, 2))
+    saves = Checkpoint(table)
+    for delta in (False, True):
+        table.changing(np.array([1]))
+        saves.save(path, delta=delta, keep=2)
+    about = json.loads((path / "checkpoint.json").read_text())
+    assert [entry["after"] for entry in about["saves"]] == [None, "00000001"]
+    about["saves"] = LISTS[damage](about["saves"])
+    about.pop("crc32")
+    about["crc32"] = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+    (path / "checkpoint.json").write_text(json.dumps(about))
+    for use in (fastembed.verify, Checkpoint.saves, saves.restore, saves.save):
+        with pytest.raises(ValueError, match=r"checkpoint\.json must have|must hold a whole checkpoint"):
+            use(path)
 
 
 @pytest.mark.parametrize("accumulation", [None, 2])

@@ -28,6 +28,7 @@ from fastembed.files import FileLock, directory_to_disk, new_file, write_json
 
 FORMAT = 2
 LIST, SAVE = "checkpoint.json", "save.json"
+_NAME = re.compile(r"[0-9]{8,18}")
 _OURS = re.compile(r"(\d{8,})|\.\d{8,}\.saving|\.checkpoint\.json\.\w+\.saving")
 _writers = {}  # a lock for each path
 if hasattr(os, "register_at_fork"):
@@ -63,7 +64,20 @@ def read_list(path):
             raise ValueError(f"`path` must hold a checkpoint of format {FORMAT}. Received: {about['format']!r}")
         if about.pop("crc32") != _digest(about):
             raise ValueError(f"{LIST} must be what was written. Received: path={path!r} with another checksum")
-        return about["saves"]
+        return _checked(about["saves"])
+
+
+def _checked(saves):
+    """The entries of a list, each after one that comes before it: whoever follows them comes to an end."""
+    names = {None}
+    for entry in saves:
+        name, after, digest = entry["name"], entry["after"], entry["digest"]
+        if not (isinstance(name, str) and _NAME.fullmatch(name)) or type(digest) is not int:
+            raise ValueError(f"{LIST} must have names that are numbers, and digests. Received: {entry!r:.300}")
+        if after not in names or name in names:
+            raise ValueError(f"{LIST} must have each save once, after one before it. Received: {entry!r:.300}")
+        names.add(name)
+    return saves
 
 
 def from_json(text, name):
