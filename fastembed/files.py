@@ -110,8 +110,9 @@ def open_npy(path, mode, shape, dtype, or_more=False):
     """A .npy file as a memory map ("r", "r+" or "c"); ValueError where it is damaged or holds something else. or_more:
     it may have more rows, as after a change of their number that has ended half-way."""
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut, which "r+" would fill up
-    except (ValueError, EOFError, *DAMAGED) as error:
+        with np.errstate(over="raise"):  # NumPy multiplies whatever shape it reads
+            array = np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut, which "r+" would fill up
+    except (ValueError, EOFError, FloatingPointError, *DAMAGED) as error:
         raise ValueError(f"`path` must be a whole .npy file. Received: {path}: {error}") from error
     wrong = array.shape != shape and not (or_more and array.shape > shape)
     if wrong or array.dtype != dtype or not array.flags.c_contiguous:
