@@ -119,7 +119,7 @@ def same_form(saved, ours):
         elif name == "learning_rate":  # None: it was a schedule
             good = value is None or (type(value) is float and value >= 0)
         elif name == "scale":
-            good = type(value) in (int, float) and 0 <= value < math.inf
+            good = type(value) in (int, float) and 0 < value < math.inf
         else:
             good = type(value) is int and 0 <= value < 2**63
         if not good:

@@ -29,8 +29,8 @@ def damage(path):
     except Exception as error:
         import zipfile  # which would take a sixth of this library's import
 
-        whole = isinstance(error, ValueError) and "Received" in str(error)
-        if whole or not isinstance(error, (zipfile.BadZipFile, *_DAMAGE)):
+        is_ours = isinstance(error, ValueError) and "Received" in str(error)
+        if is_ours or not isinstance(error, (zipfile.BadZipFile, *_DAMAGE)):
             raise
         raise ValueError(f"`path` must hold the state of an optimizer. Received: {path!r}: {error!r:.300}") from error
 
