@@ -65,6 +65,15 @@ class FileLock:
         self.close = weakref.finalize(self, _unlock, handle, lock, os.getpid())
         _locks.add(self)
 
+    @contextlib.contextmanager
+    def free_after_an_error(self):
+        """Ends with an error inside, though somebody keeps the error, and with it this object."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
     def is_held(self):
         """Whether the file that is locked is still the one at its place."""
         return _is_at(self.handle, self.lock)

@@ -84,18 +84,18 @@ def load(path, mmap_mode=None, custom_objects=None):
         raise ValueError(f"`mmap_mode` must be None, 'r', 'r+' or 'c'. Received: mmap_mode={mmap_mode!r}")
     path = os.path.abspath(os.fspath(path))
     lock = None
-    with contextlib.ExitStack() as after_an_error:  # the file is free again then, however long the error is looked at
+    with contextlib.ExitStack() as held:
         while mmap_mode == "r+" and (lock is None or not lock.is_held()):  # else the directory was replaced just now
-            after_an_error.close()
+            if lock is not None:
+                lock.close()
             lock = files.FileLock(os.path.join(path, "embeddings.npy"))
-            after_an_error.callback(lock.close)
+            held.enter_context(lock.free_after_an_error())
             layer, arrays = of_one_save(path, lambda: _open(path, mmap_mode, custom_objects))
         if mmap_mode != "r+":
             layer, arrays = of_one_save(path, lambda: _open(path, mmap_mode or "r", custom_objects))
         layer.adopt(_table(layer, arrays["embeddings"], mmap_mode, lock))
         for weight in layer.weights[1:]:
             weight.assign(arrays[weight.name])
-        after_an_error.pop_all()
     return layer
 
 

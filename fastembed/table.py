@@ -594,13 +594,12 @@ def check_size(value, name):
 @contextlib.contextmanager
 def _locked_file(path, mode):
     """The lock of a file that is opened for training, else None; free again after an error inside."""
-    lock = files.FileLock(path) if mode == "r+" else None
-    try:
+    if mode != "r+":
+        yield None
+        return
+    lock = files.FileLock(path)
+    with lock.free_after_an_error():
         yield lock
-    except BaseException:
-        if lock is not None:
-            lock.close()
-        raise
 
 
 def _zeros(values_ud, rows_u):

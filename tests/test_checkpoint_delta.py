@@ -436,10 +436,7 @@ def opened(gate):
     gate.release(10**6)
 
 
-@pytest.mark.parametrize(
-    ("cls", "mode"),
-    [(cls, mode) for cls in CLASSES for mode in (cls.modes if cls is optimizers.Adam else cls.modes[-1:])],
-)
+@pytest.mark.parametrize(("cls", "mode"), [(cls, mode) for cls in CLASSES for mode in cls.modes])
 def test_beside_a_training(cls, mode, slow, path):
     """The bits of the moment, whatever changes before a chunk, in between, and after it."""
 

@@ -28,8 +28,8 @@ from fastembed.files import FileLock, directory_to_disk, new_file, write_json
 
 FORMAT = 2
 LIST, SAVE = "checkpoint.json", "save.json"
-_NAME = re.compile(r"[0-9]{8,18}")
-_OURS = re.compile(r"(\d{8,})|\.\d{8,}\.saving|\.checkpoint\.json\.\w+\.saving")
+_NAME = "[0-9]{8,18}"
+_OURS = re.compile(rf"({_NAME})|\.{_NAME}\.saving|\.checkpoint\.json\.\w+\.saving")
 _writers = {}  # a lock for each path
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_writers.clear)
@@ -72,7 +72,7 @@ def _checked(saves):
     names = {None}
     for entry in saves:
         name, after, digest = entry["name"], entry["after"], entry["digest"]
-        if not (isinstance(name, str) and _NAME.fullmatch(name)) or type(digest) is not int:
+        if not (isinstance(name, str) and re.fullmatch(_NAME, name)) or type(digest) is not int:
             raise ValueError(f"{LIST} must have names that are numbers, and digests. Received: {entry!r:.300}")
         if after not in names or name in names:
             raise ValueError(f"{LIST} must have each save once, after one before it. Received: {entry!r:.300}")

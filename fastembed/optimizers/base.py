@@ -102,7 +102,7 @@ class Optimizer(serialization.Configurable):
         self._lock = Lock()
         self.home = home.at(path)
         if self.home.about is not None:
-            with self.home.let_go_after_an_error():
+            with self.home.free_after_an_error():
                 self._go_on(self.home.about)
 
     def __getstate__(self):

@@ -73,17 +73,12 @@ class Folder(Memory):
         os.makedirs(self.path, exist_ok=True)
         self._lock = files.FileLock(self._name(_FILE))
         self._arrays = {}  # by file
-        with self.let_go_after_an_error():
+        with self.free_after_an_error():
             self._take_up(path)
 
-    @contextlib.contextmanager
-    def let_go_after_an_error(self):
-        """The directory is free again then, however long the error is looked at."""
-        try:
-            yield
-        except BaseException:
-            self._lock.close()
-            raise
+    def free_after_an_error(self):
+        """For `with`: after an error inside, somebody else may have the directory."""
+        return self._lock.free_after_an_error()
 
     def _take_up(self, path):
         for name in os.listdir(self.path):
