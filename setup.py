@@ -23,7 +23,7 @@ COVERAGE = os.environ.get("FASTEMBED_COVERAGE", "0") == "1"
 UNIX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden"]
 # A row may start at any multiple of 4 bytes, so alignment is not checked.
 TRAPS = ["-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-undefined-trap-on-error"]
-UNIX += ["-UNDEBUG", *TRAPS] if DEBUG else []
+UNIX += ["-O1", "-UNDEBUG", *TRAPS] if DEBUG else []
 STOPS = ["-O1", "-fno-sanitize=alignment", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-UNDEBUG"]
 SANITIZERS = [f"-fsanitize={SANITIZE}", *STOPS] if SANITIZE else []
 UNIX += [*SANITIZERS, "-g" if DEBUG or SANITIZE else "-g0"]

@@ -4,6 +4,7 @@ May import: pytest, NumPy, fastembed. Do not break: tests run from the checkout 
 wheel, so nothing here may put the checkout itself on the path.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -21,6 +22,11 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the pro
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import fastembed  # noqa: E402
+
+
+def pytest_collection_finish():
+    """Ten thousand tests stay until the end: no garbage collection looks at them."""
+    gc.freeze()
 
 
 @pytest.fixture

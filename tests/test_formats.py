@@ -861,7 +861,7 @@ def test_permissions_are_those_of_other_files(tmp_path):
 @pytest.mark.parametrize("packed", ["", "zip", "gzip", "int4"])
 @pytest.mark.parametrize("suffix", SUFFIXES[:3])
 def test_memory(suffix, packed, tmp_path, run_python):
-    """A table of 200 MB: a save takes less than a chunk, a load the table and a chunk."""
+    """A table of 100 MB: a save takes less than a chunk, a load the table and a chunk."""
     if (suffix == ".keras") != (packed == "zip") and packed:
         pytest.skip("packed in another way")
     program = """
@@ -878,7 +878,7 @@ def test_memory(suffix, packed, tmp_path, run_python):
         formats.save(Embedding(3, 2), path + ".h5")  # h5py and all
         formats.load(path + ".h5")
         if task == "save":
-            layer = Embedding(800_000, 64, "ones")
+            layer = Embedding(400_000, 64, "ones")
             layer.build()
         before = peak()
         if task == "save":
@@ -897,16 +897,16 @@ def test_memory(suffix, packed, tmp_path, run_python):
                         target.write(piece)
         os.replace(tmp_path / "b", path)
     elif packed == "int4":  # with four scales for a row, which makes it float32
-        parts = np.full((800_000, 32), 17, "int8"), np.ones((800_000, 4), "float32"), np.zeros((800_000, 4), "int8")
+        parts = np.full((400_000, 32), 17, "int8"), np.ones((400_000, 4), "float32"), np.zeros((400_000, 4), "int8")
         write(path, dict(zip(PLACES[".keras"], (*parts, np.arange(64, dtype="float32") // 16), strict=True)))
     elif packed:
         with h5py.File(path, "w") as file:
             file.create_dataset(
-                "layers/embedding/vars/0", (800_000, 64), "float32", compression="gzip", chunks=(5000, 64)
+                "layers/embedding/vars/0", (400_000, 64), "float32", compression="gzip", chunks=(5000, 64)
             )
-            for start in range(0, 800_000, 5000):
+            for start in range(0, 400_000, 5000):
                 file["layers/embedding/vars/0"][start : start + 5000] = 1
-    taken = int(run_python(program, path, "load")) - 800_000 * 64 * 4
+    taken = int(run_python(program, path, "load")) - 400_000 * 64 * 4
     assert taken < 72 << 20
 
 
