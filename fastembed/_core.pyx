@@ -2,7 +2,7 @@
 # cython: wraparound=False, cdivision=True, freethreading_compatible=True
 """The drivers: loops over blocks of ids, split among OpenMP threads. Arithmetic on rows is in _rows/.
 
-May import: nothing of the package; only ops.py calls this module, with arrays it has checked. Do not break: a driver
+May import: nothing of the package; only ops calls this module, with arrays it has checked. Do not break: a driver
 never reads or writes outside its arrays whatever the ids and row splits hold (they may change under our feet), it
 reports a bad id by its return value, and no result depends on the number of threads.
 

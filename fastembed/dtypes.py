@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
 _UINT16 = np.dtype(np.uint16)
 PLAIN = ("float32", "float64", "bfloat16", "float16")
 QUANTISED = {"int8": 8, "int4": 4, "int2": 2}  # bits of a code

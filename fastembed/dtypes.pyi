@@ -8,6 +8,8 @@ from fastembed._types import Config, PolicyLike, Quantised, StorageLike, Storage
 
 FLOAT32: Final[np.dtype[np.float32]]
 FLOAT64: Final[np.dtype[np.float64]]
+INT32: Final[np.dtype[np.int32]]
+INT64: Final[np.dtype[np.int64]]
 PLAIN: Final[tuple[str, ...]]
 QUANTISED: Final[dict[str, int]]
 STORAGE: Final[tuple[str, ...]]

@@ -459,7 +459,7 @@ def test_sums_and_blocks(storage, rng, monkeypatch):
     ops.encode(table, values)
     rows = ops.rows_of(table, dim=5)
     plain = np.array(ops.decode(rows))
-    monkeypatch.setattr(ops, "_LARGE", 10)  # blocks of 8 rows
+    monkeypatch.setattr(ops.tables, "_BLOCK", 40)  # blocks of 8 rows
     assert len(ops.blocks(rows)) == 5
     np.testing.assert_allclose(ops.sums(rows), [np.abs(plain).sum(), (plain.astype(np.float64) ** 2).sum()], rtol=1e-6)
     assert np.array_equal(ops.decode(rows, slice(3, 11)), plain[3:11])
@@ -472,7 +472,7 @@ def test_sums_and_blocks(storage, rng, monkeypatch):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_what_is_not_finite_has_no_codes(storage, bad, rng, monkeypatch):
     """The row is named, and nothing is written: not even rows before it, in an earlier block."""
-    monkeypatch.setattr(ops, "_LARGE", 10)
+    monkeypatch.setattr(ops.tables, "_BLOCK", 40)
     values = ref.random_table(rng, 40, 5).astype(np.float64)
     layer = Embedding(40, 5, weights=values)
     table = Table((40, 5), storage)
@@ -1256,7 +1256,7 @@ def test_quantize_merges_lora(storage, rng):
 @pytest.mark.parametrize("d", [5, 8])
 def test_lora_over_codes(storage, d, rng, tmp_path, monkeypatch):
     """The codes stay as they are, A and B train; merged, the rows are coded again."""
-    monkeypatch.setattr(ops, "_LARGE", 20)  # several blocks
+    monkeypatch.setattr(ops.tables, "_BLOCK", 80)  # several blocks
     layer = a_layer(storage, rng, d=d)
     codes, before = layer.embeddings.memory.tobytes(), layer(np.arange(V))
     layer.enable_lora(2)

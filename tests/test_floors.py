@@ -30,7 +30,7 @@ FLOORS = [
     {"files"},
     {"_core", "_core64", "_version", "capsules", "dtypes", "memory", "threads"},
 ]
-CALLERS = {"_core": "threads", "_core64": "ops"}  # `threads` loads the core for `ops`
+CALLERS = {"_core": "threads", "_core64": "ops.cores"}  # `threads` loads the core for `ops`
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}

@@ -34,7 +34,7 @@ def pressed_at_each(monkeypatch):
     """Lets a function, of the core if no other module is named, press Ctrl-C at the end of each of its calls; returns
     the list of these calls."""
 
-    def at(name, module=ops._single.module):
+    def at(name, module=ops.cores.SINGLE.module):
         calls, driver = [], getattr(module, name)
 
         def then_press(*args):
@@ -51,7 +51,7 @@ def pressed_at_each(monkeypatch):
 
 @pytest.fixture
 def small_moments(monkeypatch):
-    monkeypatch.setattr(ops, "_MOMENT", 100 * D)
+    monkeypatch.setattr(ops.tables, "_MOMENT", 100 * D)
 
 
 def test_making_a_table(pressed_at_each, small_moments):

@@ -672,7 +672,7 @@ def test_too_little_memory_changes_nothing(monkeypatch, failing):
         if len(calls) == failing:
             raise MemoryError(what)
 
-    monkeypatch.setattr(fastembed.ops, "check_fits", refuse)
+    monkeypatch.setattr(fastembed.ops.pages, "check_fits", refuse)
     with pytest.raises(MemoryError):
         layer.resize(2 * num_rows)
     monkeypatch.undo()
