@@ -9,6 +9,7 @@ reads that).
 import os
 import sys
 import sysconfig
+from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -70,7 +71,6 @@ class BuildExt(build_ext):
 
 ROWS = "fastembed/_rows/"
 SOURCES = [f"{ROWS}rows_{name}.c" for name in ("base", "avx2", "avx512", "select")]
-HEADERS = ("rows", "rows_impl", "steps_impl", "codecs_impl", "codec_impl", "fused_impl", "parallel", "scalars")
 
 
 def core(name, macros=()):
@@ -78,7 +78,7 @@ def core(name, macros=()):
     return Extension(
         f"fastembed.{name}",
         [f"fastembed/{name}.pyx", *SOURCES],
-        depends=["fastembed/_core.pyx", *(f"{ROWS}{header}.h" for header in HEADERS)],
+        depends=["fastembed/_core.pyx", *glob("fastembed/_drivers/*.pxi"), *glob(f"{ROWS}*.h")],
         define_macros=[*macros, *LIMITED],
         py_limited_api=bool(LIMITED),
     )

@@ -1,4 +1,4 @@
-/* rows.h: the contract between the drivers (_core.pyx) and the row functions (rows_impl.h).
+/* rows.h: the contract between the drivers (_core.pyx and _drivers/) and the row functions (rows_impl.h).
  *
  * May include: nothing but the C library. Do not break: every function gives the same bits on every
  * instruction set. So arithmetic goes element by element, sums across a row use 16 fixed lanes and a fixed

@@ -100,7 +100,7 @@ class Missed(NamedTuple):
     never touched have missed nothing. Missed steps are those after `first`: `replays`, (steps, 14) of `real`:
     hyperparameters and weight decay of `step` by which the last `most` of them are taken one after the other; or
     `moments`, float64 (steps, 8), for its closed form, `reach`, `endless`, `weight_decay`, `decays` and their `powers`
-    (powers()): see `leap` in _core.pyx.
+    (powers()): see `leap` in _drivers/missed.pxi.
     """
 
     last_v: np.ndarray
