@@ -279,8 +279,8 @@ def test_the_recipe_is_what_the_files_have():
 def test_the_recipe_is_complete():
     """No other line of the package knows the optimizer, but those that export it."""
     shown = {file for file, _ in recipe()}
-    files = [*(ROOT / "fastembed").rglob("*.py"), *(ROOT / "fastembed").rglob("*.pyx")]
-    files += [*(ROOT / "fastembed").rglob("*.[ch]"), ROOT / "tests" / "reference.py"]
+    files = [file for kind in ("py", "pyx", "pxi", "[ch]") for file in (ROOT / "fastembed").rglob(f"*.{kind}")]
+    files.append(ROOT / "tests" / "reference.py")
     word = re.compile(r"rowwise_?rmsprop", re.IGNORECASE)
     knows = {str(file.relative_to(ROOT)) for file in files if word.search(file.read_text(encoding="utf-8"))}
     assert knows - {"fastembed/_core.c", "fastembed/_core64.c"} == shown | {"fastembed/optimizers/__init__.py"}
