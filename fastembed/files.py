@@ -13,6 +13,7 @@ import mmap
 import os
 import platform
 import tokenize
+import warnings
 import weakref
 
 import numpy as np
@@ -26,6 +27,7 @@ except ImportError:  # Windows
     import msvcrt
 
 MODES = ("r", "r+", "c")
+LONGEST_HEADER = 10_000  # bytes of the header of a .npy file; NumPy's own limit
 # What NumPy raises for the header of a damaged .npy file, beside ValueError.
 DAMAGED = (SyntaxError, tokenize.TokenError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 _locks = weakref.WeakSet()
@@ -119,7 +121,10 @@ def open_npy(path, mode, shape, dtype, or_more=False):
     """A .npy file as a memory map ("r", "r+" or "c"); ValueError where it is damaged or holds something else. or_more:
     it may have more rows, as after a change of their number that has ended half-way."""
     try:
-        with np.errstate(over="raise"):  # NumPy multiplies whatever shape it reads
+        _check_head(path)
+        # NumPy multiplies whatever shape it reads, and warns of headers that Python 2 has written.
+        with np.errstate(over="raise"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             array = np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut, which "r+" would fill up
     except (ValueError, EOFError, FloatingPointError, *DAMAGED) as error:
         raise ValueError(f"`path` must be a whole .npy file. Received: {path}: {error}") from error
@@ -130,6 +135,15 @@ def open_npy(path, mode, shape, dtype, or_more=False):
             f"`path` must hold {dtype} of shape {shape}. Received: {path}: {array.dtype} of shape {array.shape}" + order
         )
     return array if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
+
+
+def _check_head(path):
+    """ValueError for a header that NumPy refuses once it has read all of it, and has taken up to 4 GB."""
+    with open(path, "rb") as file:
+        magic, version, length = file.read(6), file.read(2), file.read(4)
+    size = int.from_bytes(length[:2] if version[:1] == b"\1" else length, "little")
+    if magic == b"\x93NUMPY" and size > LONGEST_HEADER:
+        raise ValueError(f"its header would have {size} bytes")
 
 
 def open_rows(path, mode, shape, storage):

@@ -35,8 +35,11 @@ def _exactly(given, dtype, name):
     dtype = np.dtype(dtype)
     if "V" in (given.dtype.kind, dtype.kind) or (given.dtype.kind == "c" and dtype.kind != "c"):
         raise TypeError(f"`{name}` must be numbers that fit {dtype}. Received: dtype {given.dtype}")
-    with np.errstate(invalid="ignore"):
-        array = given.astype(dtype)
+    try:
+        with np.errstate(invalid="ignore"):
+            array = given.astype(dtype)
+    except OverflowError as error:  # integers of Python
+        raise ValueError(f"`{name}` must fit {dtype}. Received: an integer past 64 bits") from error
     changed = array != given
     if array.dtype.kind in "biu" and changed.any():
         raise ValueError(f"`{name}` must fit {array.dtype}. Received: {given[changed][0]}")

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import tracemalloc
+import warnings
 import zipfile
 import zlib
 
@@ -134,6 +135,7 @@ def test_headers_of_gigabytes(tmp_path):
     """Of a .npy file as long as the header says it is, and of a member of a zip file as long as it is when unpacked."""
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100))
     formats.save(Embedding(11, 3), tmp_path / "a.pt")
+    Embedding(11, 3).save(tmp_path / "save")
     with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
         for name in old.namelist():
             if name.endswith("byteorder"):
@@ -145,9 +147,49 @@ def test_headers_of_gigabytes(tmp_path):
         with pytest.raises(ValueError, match="`path` must have a header of at most"):
             formats.load(tmp_path / "a.npy")
         formats.load(tmp_path / "b.pt")
+        (tmp_path / "save" / "embeddings.npy").write_bytes((tmp_path / "a.npy").read_bytes())
+        for mode in (None, "r", "r+"):
+            with pytest.raises(ValueError, match="its header would have 4294967295 bytes"):
+                fastembed.load(tmp_path / "save", mode)
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_members_of_zip_files_that_say_they_are_gigabytes(tmp_path):
+    """Stored ones, in the list at the end of the file: as packed, while it is small when it is unpacked."""
+    need("h5py")
+    formats.save(Embedding(11, 3), tmp_path / "a.keras")
+    formats.save(Embedding(11, 3), tmp_path / "a.pt")
+    for file, name in ((tmp_path / "a.keras", b"config.json"), (tmp_path / "a.pt", b"data.pkl")):
+        octets = bytearray(file.read_bytes())
+        at = octets.rindex(b"PK\x01\x02", 0, octets.rindex(name))
+        octets[at + 20 : at + 24] = (2**31).to_bytes(4, "little")
+        file.write_bytes(octets)
+        tracemalloc.start()
+        try:
+            formats.load(file)
+        except ValueError as error:
+            assert "whole" in str(error)
+        finally:
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert most < 200_000_000
+
+
+def test_headers_that_python_2_has_written(tmp_path):
+    Embedding(11, 3).save(tmp_path / "save")
+    file = tmp_path / "save" / "embeddings.npy"
+    file.write_bytes(file.read_bytes().replace(b"(11, 3)", b"(11L,3)", 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fastembed.load(tmp_path / "save", "r").input_dim == 11
+
+
+def test_integers_past_64_bits_as_another_dtype():
+    for dtype in ("i4", "u1", "i8"):
+        with pytest.raises(ValueError, match="`rows` must fit"):
+            Ragged.from_lists([[-(2**63) - 1]], dtype=dtype)
 
 
 STATES = {

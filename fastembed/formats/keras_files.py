@@ -301,10 +301,7 @@ def _member(archive, name, path):
 
 def _small(archive, name, path):
     """A member's bytes."""
-    member = _member(archive, name, path)
-    if member.file_size > _LARGEST_CONFIG:
-        raise ValueError(f"`path` must hold a config of at most {_LARGEST_CONFIG} bytes. Received: {member.file_size}")
-    return archive.read(member)
+    return matrix.member_bytes(archive, _member(archive, name, path), _LARGEST_CONFIG, "config")
 
 
 class _Window(io.RawIOBase):

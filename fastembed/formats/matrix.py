@@ -154,6 +154,14 @@ def member_room(archive, member):
     return min(member.file_size, packed * (1 if member.compress_type == zipfile.ZIP_STORED else EXPANSION))
 
 
+def member_bytes(archive, member, most, kind):
+    """A member of a zip file that has at most `most` bytes; reading takes no more memory, whatever sizes it says."""
+    if member.file_size > most:
+        raise ValueError(f"`path` must have a {kind} of at most {most} bytes. Received: {member.file_size}")
+    with archive.open(member) as file:
+        return file.read(member.file_size)
+
+
 def member_rows(path, member, skip, dtype, shape, kind):
     """Yields the rows of a C-contiguous matrix, `skip` bytes after the beginning of a member of a zip file. All of the
     member is read, and held against its checksum."""

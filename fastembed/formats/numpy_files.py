@@ -16,8 +16,6 @@ from fastembed import files
 from fastembed.formats import matrix
 from fastembed.formats.matrix import Matrix
 
-_LONGEST_HEADER = 10_000
-
 
 def find(path, format):
     """The arrays of a file."""
@@ -78,15 +76,15 @@ def _header(file, path):
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     length = file.read(2 * version[0])
     size = int.from_bytes(length, "little")
-    if size > _LONGEST_HEADER:  # NumPy reads it before it looks
+    if size > files.LONGEST_HEADER:  # NumPy reads it before it looks
         raise ValueError(
-            f"`path` must have a header of at most {_LONGEST_HEADER} bytes. Received: path={path!r}: {size}"
+            f"`path` must have a header of at most {files.LONGEST_HEADER} bytes. Received: path={path!r}: {size}"
         )
     header = io.BytesIO(length + file.read(size))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python 2
         try:
-            shape, columns_first, dtype = read(header, max_header_size=_LONGEST_HEADER)
+            shape, columns_first, dtype = read(header, max_header_size=files.LONGEST_HEADER)
         except files.DAMAGED as error:
             raise ValueError(f"`path` must be a whole .npy file. Received: path={path!r}: {error}") from error
     if any(size < 0 for size in shape):

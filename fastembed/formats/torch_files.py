@@ -105,12 +105,8 @@ def find(path, format):
         if len(names) != 1:
             raise ValueError(f"`path` must be a file of torch.save. Received: path={path!r}, which has no data.pkl")
         member = archive.getinfo(names[0])
-        if member.file_size > _LARGEST_PICKLE:
-            raise ValueError(
-                f"`path` must have a pickle of at most {_LARGEST_PICKLE} bytes. Received: {member.file_size}"
-            )
         folder = names[0].removesuffix("data.pkl")
-        content = io.BytesIO(archive.read(member))
+        content = io.BytesIO(matrix.member_bytes(archive, member, _LARGEST_PICKLE, "pickle"))
         order = b"little"
         if folder + "byteorder" in archive.namelist():
             with archive.open(folder + "byteorder") as file:
