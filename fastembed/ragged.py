@@ -33,13 +33,16 @@ def _refuse(faults, numbers, name, rule):
 def _exactly(given, dtype, name):
     """`given` as `dtype`; ValueError where an integer or bool dtype would change a value."""
     dtype = np.dtype(dtype)
-    if "V" in (given.dtype.kind, dtype.kind) or (given.dtype.kind == "c" and dtype.kind != "c"):
+    texts = given.dtype.kind in "SU" and dtype.kind not in "SUO"
+    if texts or "V" in (given.dtype.kind, dtype.kind) or (given.dtype.kind == "c" and dtype.kind != "c"):
         raise TypeError(f"`{name}` must be numbers that fit {dtype}. Received: dtype {given.dtype}")
     try:
         with np.errstate(invalid="ignore"):
             array = given.astype(dtype)
     except OverflowError as error:  # integers of Python
         raise ValueError(f"`{name}` must fit {dtype}. Received: an integer past 64 bits") from error
+    except (TypeError, ValueError) as error:  # other objects
+        raise TypeError(f"`{name}` must be numbers that fit {dtype}. Received: {error}") from error
     changed = array != given
     if array.dtype.kind in "biu" and changed.any():
         raise ValueError(f"`{name}` must fit {array.dtype}. Received: {given[changed][0]}")

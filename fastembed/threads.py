@@ -11,8 +11,6 @@ import sys
 import threading
 import weakref
 
-# Below this many bytes of rows a second thread costs more than it saves (a fork and join is 1 to 100 us).
-_SERIAL_BYTES = 1 << 18
 # How idle threads of an OpenMP runtime wait; it reads these when it is loaded (GNU) or first used (LLVM).
 _WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # Where a wheel has a copy of the runtime of its own, beside or in the package.
@@ -20,9 +18,9 @@ _OWN_RUNTIME = (os.path.join("..", "fastembed_cython.libs"), ".dylibs")
 
 
 def _load():
-    """Imports the core. Its own copy of the OpenMP runtime, if there is one, is told that idle threads are to sleep:
-    spinning against those of another copy, say torch's, makes each call take milliseconds. A runtime that others share
-    stays as they want it, and the environment has the last word."""
+    """Imports the core; returns it, and whether idle threads sleep. Its own copy of the OpenMP runtime, if there is one,
+    is told that they are to: spinning against those of another copy, say torch's, makes each call take milliseconds. A
+    runtime that others share stays as they want it, and the environment has the last word."""
     here = os.path.dirname(__file__)
     own = any(os.path.isdir(os.path.join(here, folder)) for folder in _OWN_RUNTIME)
     told = not own or any(name in os.environ for name in _WAITS)
@@ -32,13 +30,16 @@ def _load():
         from fastembed import _core
 
         _core.max_threads()
-        return _core
+        return _core, os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
     finally:
         if not told:
             del os.environ["OMP_WAIT_POLICY"]
 
 
-core = _load()
+core, _sleeps = _load()
+# Below this many bytes of rows a second thread costs more than it saves: it is there in 1 to 10 us, and in 10 to 100
+# where it sleeps.
+_SERIAL_BYTES = 1 << 19 if _sleeps else 1 << 18
 
 
 _locks = weakref.WeakSet()

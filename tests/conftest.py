@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -37,9 +38,10 @@ def rng():
 
 @pytest.fixture
 def threads():
-    """`fastembed.set_num_threads`; the number is put back afterwards."""
+    """`fastembed.set_num_threads`; the number is put back afterwards. Small work is shared, as where no thread sleeps."""
     before = fastembed.get_num_threads()
-    yield fastembed.set_num_threads
+    with mock.patch.object(fastembed.threads, "_SERIAL_BYTES", 1 << 18):
+        yield fastembed.set_num_threads
     fastembed.set_num_threads(before)
 
 

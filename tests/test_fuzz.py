@@ -186,6 +186,12 @@ def test_headers_that_python_2_has_written(tmp_path):
         assert fastembed.load(tmp_path / "save", "r").input_dim == 11
 
 
+@pytest.mark.parametrize("rows", [[[b"\0\0"]], [["12"]], [["a", None]], [[{}]]])
+def test_ragged_of_other_things_as_integers(rows):
+    with pytest.raises(TypeError, match="must be numbers that fit int32"):
+        Ragged.from_lists(rows, dtype="i4")
+
+
 def test_integers_past_64_bits_as_another_dtype():
     for dtype in ("i4", "u1", "i8"):
         with pytest.raises(ValueError, match="`rows` must fit"):
