@@ -18,9 +18,9 @@ _OWN_RUNTIME = (os.path.join("..", "fastembed_cython.libs"), ".dylibs")
 
 
 def _load():
-    """Imports the core; returns it, and whether idle threads sleep. Its own copy of the OpenMP runtime, if there is one,
-    is told that they are to: spinning against those of another copy, say torch's, makes each call take milliseconds. A
-    runtime that others share stays as they want it, and the environment has the last word."""
+    """Imports the core; returns it, and whether idle threads sleep. An OpenMP runtime of its own is told that they are
+    to: spinning against those of another copy, say torch's, makes each call take milliseconds. A runtime that others
+    share stays as they want it, and the environment has the last word."""
     here = os.path.dirname(__file__)
     own = any(os.path.isdir(os.path.join(here, folder)) for folder in _OWN_RUNTIME)
     told = not own or any(name in os.environ for name in _WAITS)

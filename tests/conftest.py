@@ -38,7 +38,7 @@ def rng():
 
 @pytest.fixture
 def threads():
-    """`fastembed.set_num_threads`; the number is put back afterwards. Small work is shared, as where no thread sleeps."""
+    """`fastembed.set_num_threads`; the number is put back afterwards. What is shared does not depend on who sleeps."""
     before = fastembed.get_num_threads()
     with mock.patch.object(fastembed.threads, "_SERIAL_BYTES", 1 << 18):
         yield fastembed.set_num_threads
