@@ -1,6 +1,6 @@
 """Trains word vectors on real text: skip-gram with negative sampling over subwords, as fastText does.
 
-    python examples/word_vectors.py                   the source text of Python's standard library, about two minutes
+    python examples/word_vectors.py                   the source text of Python's standard library, 2 to 5 minutes
     python examples/word_vectors.py --quick           the same in miniature, a few seconds
     python examples/word_vectors.py --corpus PATH     any text file, or a folder of them
 
