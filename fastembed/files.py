@@ -120,8 +120,9 @@ if hasattr(os, "register_at_fork"):
 def open_npy(path, mode, shape, dtype, or_more=False):
     """A .npy file as a memory map ("r", "r+" or "c"); ValueError where it is damaged or holds something else. or_more:
     it may have more rows, as after a change of their number that has ended half-way."""
+    with open(path, "rb") as file:
+        npy_header(file, path)
     try:
-        _check_head(path)
         # NumPy multiplies whatever shape it reads, and warns of headers that Python 2 has written.
         with np.errstate(over="raise"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -134,16 +135,23 @@ def open_npy(path, mode, shape, dtype, or_more=False):
         raise ValueError(
             f"`path` must hold {dtype} of shape {shape}. Received: {path}: {array.dtype} of shape {array.shape}" + order
         )
-    return array if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
+    return array if mode == "r" else np.memmap(path, dtype, mode, array.offset, array.shape)
 
 
-def _check_head(path):
-    """ValueError for a header that NumPy refuses once it has read all of it, and has taken up to 4 GB."""
-    with open(path, "rb") as file:
-        magic, version, length = file.read(6), file.read(2), file.read(4)
-    size = int.from_bytes(length[:2] if version[:1] == b"\1" else length, "little")
-    if magic == b"\x93NUMPY" and size > LONGEST_HEADER:
-        raise ValueError(f"its header would have {size} bytes")
+def npy_header(file, path):
+    """The bytes up to the array in .npy that begins here in an open file, for NumPy to read: it would take up to 4 GB
+    for a header before it refuses one that is longer than LONGEST_HEADER."""
+    head = file.read(8)
+    if head[:6] != b"\x93NUMPY":
+        return io.BytesIO(head)
+    length = file.read(2 if head[6:7] == b"\1" else 4)
+    size = int.from_bytes(length, "little")
+    if size > LONGEST_HEADER:
+        raise ValueError(
+            f"`path` must have a header of at most {LONGEST_HEADER} bytes. Received: path={path!r}: its header "
+            f"would have {size} bytes"
+        )
+    return io.BytesIO(head + length + file.read(size))
 
 
 def open_rows(path, mode, shape, storage):

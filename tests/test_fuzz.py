@@ -183,7 +183,8 @@ def test_headers_that_python_2_has_written(tmp_path):
     file.write_bytes(file.read_bytes().replace(b"(11, 3)", b"(11L,3)", 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fastembed.load(tmp_path / "save", "r").input_dim == 11
+        for mode in (None, "r", "c", "r+"):
+            assert fastembed.load(tmp_path / "save", mode).input_dim == 11
 
 
 @pytest.mark.parametrize("rows", [[[b"\0\0"]], [["12"]], [["a", None]], [[{}]]])

@@ -136,6 +136,18 @@ def test_training(make, rng, zipf, same_bits):
     same_bits(work)
 
 
+@pytest.mark.skipif(not ops.openmp, reason="built without OpenMP")
+@pytest.mark.parametrize(("policy", "expected"), [("passive", [1, 2]), ("active", [2, 2])])
+def test_small_work_wakes_no_thread(policy, expected, run_python):
+    """Where idle threads sleep, a second one has to have more to do."""
+    program = """
+        import fastembed
+        fastembed.set_num_threads(2)
+        print([fastembed.threads.threads_for(size) for size in (1 << 18, 1 << 19)])
+    """
+    assert run_python(program, OMP_WAIT_POLICY=policy) == f"{expected}\n"
+
+
 @every_mode
 def test_optimizers(case, mode, rng, same_bits):
     """Three steps of a table, look-ups and a plain array; the norm is clipped, all rows are read at the end."""

@@ -70,17 +70,11 @@ def _matrix(name, title, path, start, shape, columns_first, dtype):
 
 def _header(file, path):
     """(shape, whether columns come first, dtype) of the array that begins here."""
-    version = np.lib.format.read_magic(file)
+    header = files.npy_header(file, path)
+    version = np.lib.format.read_magic(header)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"`path` must be of version 1 or 2 of .npy. Received: path={path!r}, of version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    length = file.read(2 * version[0])
-    size = int.from_bytes(length, "little")
-    if size > files.LONGEST_HEADER:  # NumPy reads it before it looks
-        raise ValueError(
-            f"`path` must have a header of at most {files.LONGEST_HEADER} bytes. Received: path={path!r}: {size}"
-        )
-    header = io.BytesIO(length + file.read(size))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python 2
         try:
